@@ -1,0 +1,240 @@
+//! What a request answers depends on the request alone: not on its neighbours, on how rows are
+//! batched, chunked and pooled, on the driver, or on pages that somebody else holds.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rewind_engine::sampling::Sampling;
+use rewind_engine::text::Vocabulary;
+use rewind_engine::{
+    Decision, Engine, Event, FinishReason, Policy, Request, RequestId, Selection, Settings, Stop,
+    Weights,
+};
+use rewind_monitor::{Detector, Gate};
+use support::{EOS, HashModel, limits};
+
+/// All that a client could see of a request.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    text: String,
+    decisions: Vec<Decision>,
+    entropies: Vec<Option<u32>>,
+    rewinds: u32,
+    reason: Option<FinishReason>,
+    failed: bool,
+}
+
+fn vocabulary() -> Vocabulary {
+    let pieces: Vec<Vec<u8>> = (0..16u8)
+        .map(|id| match id {
+            0 => Vec::new(),
+            // Two halves of one character.
+            14 => vec![0xc3],
+            15 => vec![0xa9],
+            id => vec![b'a' + id],
+        })
+        .collect();
+    Vocabulary::new(pieces.iter().map(|piece| &piece[..]))
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        Just(Policy::Off),
+        Just(Policy::Observe),
+        (0..9u32).prop_map(|refresh| Policy::Step { refresh }),
+        (1..6u32, 0..9u32).prop_map(|(tokens, refresh)| Policy::Window { tokens, refresh }),
+        (1..9u32).prop_map(|tokens| Policy::Lossless { tokens }),
+        Just(Policy::Shadow),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (
+        prop::collection::vec(1..16u32, 1..20),
+        1..30u32,
+        0..4u32,
+        any::<bool>(),
+        prop::option::of("[b-f]{1,2}"),
+        policy(),
+        any::<bool>(),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(prompt, max_tokens, min_tokens, eos, stop, policy, draft_prefill, seed)| {
+                let exact = matches!(policy, Policy::Lossless { .. } | Policy::Shadow);
+                Request {
+                    prompt,
+                    max_tokens,
+                    min_tokens,
+                    stop: Stop {
+                        eos: if eos { vec![EOS] } else { Vec::new() },
+                        tokens: vec![3],
+                        strings: stop.into_iter().collect(),
+                    },
+                    sampling: Sampling { seed, ..Sampling::GREEDY },
+                    policy,
+                    gate: Gate { detector: Detector::Entropy, threshold: 7.0 },
+                    prefill: if draft_prefill && !exact { Weights::Draft } else { Weights::Full },
+                    logprobs: None,
+                }
+            },
+        )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (16..64u32, 1..12u32, 0..5u32).prop_map(|(max_batch_rows, verify_rows, verify_wait)| Settings {
+        max_queue: 64,
+        max_batch_rows,
+        verify_rows,
+        verify_wait,
+    })
+}
+
+/// How the engine is driven.
+#[derive(Clone, Copy, Debug)]
+enum Driver {
+    InFlight,
+    /// A rotating part of the requests takes part in each iteration.
+    Iterative,
+}
+
+fn serve(requests: &[Request], settings: Settings, slots: u32, driver: Driver) -> Vec<Answer> {
+    let mut engine = Engine::new(HashModel::new(limits(64, slots)), vocabulary(), settings);
+    let ids: Vec<RequestId> = requests
+        .iter()
+        .map(|request| engine.submit(request.clone()).expect("every generated request fits"))
+        .collect();
+    let mut answers: BTreeMap<RequestId, Answer> =
+        ids.iter().map(|id| (*id, Answer::default())).collect();
+    for iteration in 0..10_000 {
+        if engine.is_idle() {
+            break;
+        }
+        let some: Vec<RequestId> =
+            ids.iter().copied().filter(|id| (id.0 + iteration) % 3 != 0).collect();
+        let step = match driver {
+            Driver::InFlight => engine.step(Selection::All),
+            Driver::Iterative => engine.step(Selection::Only(&some)),
+        };
+        for event in step.events {
+            let answer = answers.get_mut(&event.id()).expect("events are of known requests");
+            assert!(answer.reason.is_none() && !answer.failed, "an event after the end");
+            match event {
+                Event::Token { committed, .. } => {
+                    answer.tokens.push(committed.token);
+                    answer.text.push_str(&committed.text);
+                    answer.decisions.push(committed.decision);
+                    answer
+                        .entropies
+                        .push(committed.statistics.map(|statistics| statistics.entropy.to_bits()));
+                }
+                Event::Rewound { .. } => answer.rewinds += 1,
+                Event::Finished { reason, text, .. } => {
+                    answer.text.push_str(&text);
+                    answer.reason = Some(reason);
+                }
+                Event::Failed { .. } => answer.failed = true,
+                Event::Cancelled { .. } => panic!("nothing was cancelled"),
+            }
+        }
+    }
+    assert!(engine.is_idle(), "requests never ended");
+    assert_eq!(engine.load().pages_used, 0);
+    answers.into_values().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn company_and_settings_change_nothing(
+        requests in prop::collection::vec(request(), 1..7),
+        settings in settings(),
+        slots in 1..8u32,
+        iterative in any::<bool>(),
+    ) {
+        let driver = if iterative { Driver::Iterative } else { Driver::InFlight };
+        let together = serve(&requests, settings, slots, driver);
+        for (request, answer) in requests.iter().zip(&together) {
+            let alone = serve(
+                std::slice::from_ref(request),
+                Settings::default(),
+                1,
+                Driver::InFlight,
+            );
+            prop_assert_eq!(&alone[0], answer);
+        }
+    }
+
+    #[test]
+    fn lossless_is_the_shadow(request in request(), tokens in 1..9u32) {
+        let with = |policy| Request { policy, prefill: Weights::Full, ..request.clone() };
+        let answers = serve(
+            &[with(Policy::Lossless { tokens }), with(Policy::Shadow)],
+            Settings::default(),
+            2,
+            Driver::InFlight,
+        );
+        prop_assert_eq!(&answers[0].tokens, &answers[1].tokens);
+        prop_assert_eq!(&answers[0].text, &answers[1].text);
+        prop_assert_eq!(answers[0].reason, answers[1].reason);
+    }
+
+    #[test]
+    fn step_that_never_triggers_is_observe(request in request()) {
+        let with = |policy| Request {
+            policy,
+            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+            ..request.clone()
+        };
+        let answers = serve(
+            &[with(Policy::Step { refresh: 0 }), with(Policy::Observe)],
+            Settings::default(),
+            2,
+            Driver::InFlight,
+        );
+        // With a threshold that nothing exceeds, only rows that are not finite part them.
+        if answers[0].rewinds == 0 && !answers[1].failed {
+            prop_assert_eq!(&answers[0].tokens, &answers[1].tokens);
+        }
+    }
+}
+
+/// The property above would hold of an engine that never drafts; this one does.
+#[test]
+fn the_mock_exercises_every_decision() {
+    let requests: Vec<Request> = [
+        Policy::Step { refresh: 2 },
+        Policy::Window { tokens: 3, refresh: 2 },
+        Policy::Lossless { tokens: 4 },
+        Policy::Shadow,
+    ]
+    .into_iter()
+    .flat_map(|policy| {
+        (1..9).map(move |first| Request {
+            prompt: vec![first, 5, 6],
+            max_tokens: 40,
+            min_tokens: 0,
+            stop: Stop::default(),
+            sampling: Sampling::GREEDY,
+            policy,
+            gate: Gate { detector: Detector::Entropy, threshold: 7.0 },
+            prefill: Weights::Full,
+            logprobs: None,
+        })
+    })
+    .collect();
+    let answers = serve(&requests, Settings::default(), 4, Driver::InFlight);
+    for decision in Decision::ALL {
+        let count: usize = answers
+            .iter()
+            .flat_map(|answer| &answer.decisions)
+            .filter(|taken| **taken == decision)
+            .count();
+        assert!(count > 20, "{decision} was taken {count} times");
+    }
+    assert!(answers.iter().map(|answer| answer.rewinds).sum::<u32>() > 50);
+}
