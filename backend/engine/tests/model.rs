@@ -478,7 +478,7 @@ impl Model for World {
             Property::always("what is ended is freed", |_, state: &State| {
                 !state.done() || state.pin.is_some() || state.core.is_pristine()
             }),
-            Property::always("every ended request was told so", |world: &World, state: &State| {
+            Property::always("every ended request was told so", |world: &Self, state: &State| {
                 let mut actions = Vec::new();
                 world.actions(state, &mut actions);
                 !actions.is_empty() || state.seen.values().all(|seen| seen.finals == 1)
@@ -489,9 +489,9 @@ impl Model for World {
             }),
             Property::sometimes(
                 "a page is copied before a write",
-                |world: &World, state: &State| state.copied || !world.pins,
+                |world: &Self, state: &State| state.copied || !world.pins,
             ),
-            Property::sometimes("everything ends", |world: &World, state: &State| {
+            Property::sometimes("everything ends", |world: &Self, state: &State| {
                 state.submitted == world.requests.len()
                     && state.seen.values().all(|seen| seen.finals == 1)
             }),
