@@ -265,10 +265,17 @@ fn ties_go_to_the_lower_id() {
     assert_eq!(greedy, Choice { token: 1, runner_up: Some(2), margin: 0.0 });
     let zeros = Case::greedy(&[-0.0, 0.0]).choose();
     assert_eq!(zeros, Choice { token: 0, runner_up: Some(1), margin: 0.0 });
-    // top-k keeps exactly k, the lower ids.
-    for seed in 0..200 {
-        let token = Case::sampled(&[0.0; 9], |s| (s.top_k, s.seed) = (3, seed)).choose().token;
-        assert!(token < 3);
+    // Filters that cut through a tie keep exactly as many as they must, the lower ids.
+    for level in [0.0, -1e4] {
+        for filter in [|s: &mut Sampling| s.top_k = 3, |s: &mut Sampling| s.top_p = 0.375] {
+            let mut seen = [false; 8];
+            let mut case = Case::sampled(&[level; 8], filter);
+            for position in 0..200 {
+                case.position = position;
+                seen[case.choose().token as usize] = true;
+            }
+            assert_eq!(seen, [true, true, true, false, false, false, false, false]);
+        }
     }
 }
 
