@@ -1,0 +1,238 @@
+//! Names of the formats, as they stand in configuration files and on the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Names that [`Format::from_str`] accepts, for error messages and help texts.
+pub const FORMAT_NAMES: &str =
+    "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int4-g32, int4-g64, int4-g128";
+
+/// Number of neighbouring weights of a row that share one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// 32 weights.
+    G32,
+    /// 64 weights.
+    G64,
+    /// 128 weights.
+    G128,
+}
+
+impl Group {
+    /// Length in weights. A row that is not a multiple of it ends in a shorter group.
+    #[expect(clippy::len_without_is_empty, reason = "a group is never empty")]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::G32 => 32,
+            Self::G64 => 64,
+            Self::G128 => 128,
+        }
+    }
+
+    fn from_suffix(suffix: &str) -> Option<Self> {
+        match suffix {
+            "32" => Some(Self::G32),
+            "64" => Some(Self::G64),
+            "128" => Some(Self::G128),
+            _ => None,
+        }
+    }
+}
+
+/// How a weight matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Signed 8-bit codes in -127..=127 with one f32 scale per row, symmetric.
+    Int8,
+    /// Signed 8-bit codes in -127..=127 with one f16 scale per group, symmetric.
+    Int8Group(Group),
+    /// Signed 4-bit codes in -8..=7 with one f16 scale per group, symmetric (no zero point).
+    Int4Group(Group),
+}
+
+impl Format {
+    /// Whether weights are integer codes times a scale.
+    pub const fn is_integer(self) -> bool {
+        match self {
+            Self::F16 | Self::Bf16 => false,
+            Self::Int8 | Self::Int8Group(_) | Self::Int4Group(_) => true,
+        }
+    }
+
+    /// Width of one code in bits: 16, 8 or 4.
+    pub const fn code_bits(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 16,
+            Self::Int8 | Self::Int8Group(_) => 8,
+            Self::Int4Group(_) => 4,
+        }
+    }
+
+    /// The group that shares a scale; `None` for floats and for one scale per row.
+    pub const fn group(self) -> Option<Group> {
+        match self {
+            Self::F16 | Self::Bf16 | Self::Int8 => None,
+            Self::Int8Group(group) | Self::Int4Group(group) => Some(group),
+        }
+    }
+
+    /// Number of weights that share a scale in a row of `cols` weights: the group, or the whole row.
+    /// `None` for floats, which have no scale.
+    pub const fn group_len(self, cols: usize) -> Option<usize> {
+        match self {
+            Self::F16 | Self::Bf16 => None,
+            Self::Int8 => Some(cols),
+            Self::Int8Group(group) | Self::Int4Group(group) => Some(group.len()),
+        }
+    }
+
+    /// Scales of a row of `cols` weights, the last group possibly a shorter one.
+    pub const fn scales_per_row(self, cols: usize) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 0,
+            Self::Int8 => 1,
+            Self::Int8Group(group) | Self::Int4Group(group) => cols.div_ceil(group.len()),
+        }
+    }
+
+    /// Bytes that the codes of a row of `cols` weights take; rows start at byte boundaries.
+    ///
+    /// `None` if that does not fit in a `usize`.
+    pub fn row_code_bytes(self, cols: usize) -> Option<usize> {
+        match self {
+            Self::F16 | Self::Bf16 => cols.checked_mul(2),
+            Self::Int8 | Self::Int8Group(_) => Some(cols),
+            Self::Int4Group(_) => Some(cols.div_ceil(2)),
+        }
+    }
+
+    /// Bytes of one scale: 4 per row, 2 per group, 0 for floats.
+    pub const fn scale_bytes(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 0,
+            Self::Int8 => 4,
+            Self::Int8Group(_) | Self::Int4Group(_) => 2,
+        }
+    }
+
+    /// Storage per weight in bits, scales and padding of a row of `cols` weights included.
+    ///
+    /// `cols` must not be 0: the quotient would be NaN.
+    pub fn bits_per_weight(self, cols: usize) -> f64 {
+        let codes = (cols * self.code_bits()).div_ceil(8);
+        let scales = self.scales_per_row(cols) * self.scale_bytes();
+        8.0 * (codes + scales) as f64 / cols as f64
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F16 => f.pad("f16"),
+            Self::Bf16 => f.pad("bf16"),
+            Self::Int8 => f.pad("int8"),
+            Self::Int8Group(group) => f.pad(&format!("int8-g{}", group.len())),
+            Self::Int4Group(group) => f.pad(&format!("int4-g{}", group.len())),
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = FormatError;
+
+    fn from_str(name: &str) -> Result<Self, FormatError> {
+        match name {
+            "f16" => return Ok(Self::F16),
+            "bf16" => return Ok(Self::Bf16),
+            "int8" => return Ok(Self::Int8),
+            _ => {}
+        }
+        let grouped = |prefix: &str| name.strip_prefix(prefix).and_then(Group::from_suffix);
+        if let Some(group) = grouped("int8-g") {
+            return Ok(Self::Int8Group(group));
+        }
+        if let Some(group) = grouped("int4-g") {
+            return Ok(Self::Int4Group(group));
+        }
+        let planned = matches!(name, "nf4" | "fp8")
+            || grouped("int6-g").is_some()
+            || grouped("int4a-g").is_some()
+            || name.starts_with("plan:");
+        let name = name.to_owned();
+        Err(if planned { FormatError::NotYet { name } } else { FormatError::Unknown { name } })
+    }
+}
+
+/// A name that is no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// The format is specified, but this version cannot store it.
+    #[error("weight format {name:?} is not supported yet; supported are {FORMAT_NAMES}")]
+    NotYet {
+        /// What was asked for.
+        name: String,
+    },
+    /// No such format.
+    #[error("unknown weight format {name:?}; supported are {FORMAT_NAMES}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUPS: [Group; 3] = [Group::G32, Group::G64, Group::G128];
+
+    fn all() -> Vec<Format> {
+        let mut all = vec![Format::F16, Format::Bf16, Format::Int8];
+        all.extend(GROUPS.map(Format::Int8Group));
+        all.extend(GROUPS.map(Format::Int4Group));
+        all
+    }
+
+    #[test]
+    fn names_round_trip_and_are_listed() {
+        let listed: Vec<_> = FORMAT_NAMES.split(", ").collect();
+        let names: Vec<_> = all().iter().map(ToString::to_string).collect();
+        assert_eq!(listed, names);
+        for (format, name) in all().into_iter().zip(names) {
+            assert_eq!(name.parse(), Ok(format));
+        }
+    }
+
+    #[test]
+    fn formats_of_later_versions_say_so() {
+        for name in ["nf4", "fp8", "int6-g64", "int4a-g32", "plan:mixed.toml"] {
+            let error = name.parse::<Format>().unwrap_err();
+            assert_eq!(error, FormatError::NotYet { name: name.to_owned() });
+            assert!(error.to_string().contains("int4-g32"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_unknown() {
+        for name in ["", "int4", "int4-g", "int4-g33", "INT8", "int8 ", "int4-g032", "int6-g1"] {
+            let error = name.parse::<Format>().unwrap_err();
+            assert_eq!(error, FormatError::Unknown { name: name.to_owned() });
+        }
+    }
+
+    #[test]
+    fn bits_per_weight_count_scales_and_padding() {
+        assert_eq!(Format::F16.bits_per_weight(576), 16.0);
+        assert_eq!(Format::Int8.bits_per_weight(32), 9.0);
+        assert_eq!(Format::Int8Group(Group::G32).bits_per_weight(576), 8.5);
+        assert_eq!(Format::Int4Group(Group::G32).bits_per_weight(576), 4.5);
+        // 576 = 4 · 128 + 64: five scales.
+        assert_eq!(Format::Int4Group(Group::G128).bits_per_weight(576), 4.0 + 80.0 / 576.0);
+        // Three codes take two bytes, and one scale two more.
+        assert_eq!(Format::Int4Group(Group::G32).bits_per_weight(3), 32.0 / 3.0);
+    }
+}

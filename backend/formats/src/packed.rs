@@ -1,0 +1,316 @@
+//! A weight matrix in one of the formats: codes, scales, and the exact value of every weight.
+
+use half::{bf16, f16};
+
+use crate::scale::{self, CodeRange, ScaleType};
+use crate::{Format, Group};
+
+/// Scales of a packed matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scales {
+    /// The format has none (16-bit floats).
+    None,
+    /// One per row, length `rows`.
+    PerRow(Box<[f32]>),
+    /// One per group, row-major, `ceil(cols / group)` to a row.
+    PerGroup(Box<[f16]>),
+}
+
+/// A matrix of weights in the canonical layout of its [`Format`].
+///
+/// Codes are row-major and every row starts at a byte boundary. 16-bit floats are two bytes, little
+/// endian; 8-bit codes one byte, two's complement. Two 4-bit codes share a byte: element 2i sits in
+/// the low nibble, 2i + 1 in the high one, each as code + 8; the spare nibble of an odd row holds
+/// code 0. A weight's exact value is its code times its scale, rounded once to f32. Scales may be
+/// negative.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    codes: Box<[u8]>,
+    scales: Scales,
+}
+
+impl Packed {
+    /// Packs `weights`, a row-major matrix of `rows` by `cols`.
+    ///
+    /// Floats round to nearest even. Integer scales are found by least squared error over a small
+    /// clip search; the same input gives the same bytes on every machine.
+    ///
+    /// # Errors
+    ///
+    /// An empty matrix, a slice of another length, NaN, an infinity, or a weight too large for the
+    /// format; the latter three name the row and the column.
+    pub fn quantize(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        weights: &[f32],
+    ) -> Result<Self, PackError> {
+        if rows == 0 || cols == 0 {
+            return Err(PackError::Empty { rows, cols });
+        }
+        if rows.checked_mul(cols) != Some(weights.len()) {
+            return Err(PackError::Shape { rows, cols, len: weights.len() });
+        }
+        check_range(format, cols, weights)?;
+        // A slice is at most isize::MAX bytes and a weight takes four of them, so no format, with at
+        // most two bytes to a weight, can overflow here.
+        let row_bytes = (cols * format.code_bits()).div_ceil(8);
+        let mut codes = Vec::with_capacity(rows * row_bytes);
+        let scales = match format {
+            Format::F16 => {
+                codes.extend(weights.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()));
+                Scales::None
+            }
+            Format::Bf16 => {
+                codes.extend(weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()));
+                Scales::None
+            }
+            Format::Int8 => Scales::PerRow(quantize_8_bit(cols, cols, weights, &mut codes)),
+            Format::Int8Group(group) => {
+                Scales::PerGroup(quantize_8_bit(cols, group.len(), weights, &mut codes))
+            }
+            Format::Int4Group(group) => {
+                Scales::PerGroup(quantize_4_bit(cols, group, weights, &mut codes))
+            }
+        };
+        Ok(Self { format, rows, cols, row_bytes, codes: codes.into(), scales })
+    }
+
+    /// Format of the codes.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Number of rows, outputs of the projection.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns, inputs of the projection.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All codes in the canonical layout, [`row_bytes`](Self::row_bytes) to a row.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Bytes of codes to a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// The codes of one row.
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range.
+    pub fn row_codes(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        &self.codes[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The scales.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// The integer code of one weight.
+    ///
+    /// # Panics
+    ///
+    /// If the position is out of range, or the format has no integer codes.
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        assert!(col < self.cols, "column {col} of {}", self.cols);
+        let codes = self.row_codes(row);
+        match self.format {
+            Format::F16 | Format::Bf16 => panic!("{} has no integer codes", self.format),
+            Format::Int8 | Format::Int8Group(_) => codes[col] as i8,
+            Format::Int4Group(_) => {
+                let nibble = (codes[col / 2] >> (4 * (col % 2))) & 15;
+                nibble as i8 - 8
+            }
+        }
+    }
+
+    /// The scale of one weight; 1 for floats.
+    ///
+    /// # Panics
+    ///
+    /// If the position is out of range.
+    pub fn scale(&self, row: usize, col: usize) -> f32 {
+        assert!(
+            row < self.rows && col < self.cols,
+            "({row}, {col}) of {}×{}",
+            self.rows,
+            self.cols
+        );
+        match (&self.scales, self.format.group()) {
+            (Scales::PerRow(scales), _) => scales[row],
+            (Scales::PerGroup(scales), Some(group)) => {
+                scales[row * self.format.scales_per_row(self.cols) + col / group.len()].to_f32()
+            }
+            (Scales::PerGroup(_), None) | (Scales::None, _) => 1.0,
+        }
+    }
+
+    /// The exact value of one weight.
+    ///
+    /// # Panics
+    ///
+    /// If the position is out of range.
+    pub fn value(&self, row: usize, col: usize) -> f32 {
+        assert!(col < self.cols, "column {col} of {}", self.cols);
+        let two_bytes = || {
+            let codes = self.row_codes(row);
+            [codes[2 * col], codes[2 * col + 1]]
+        };
+        match self.format {
+            Format::F16 => f16::from_le_bytes(two_bytes()).to_f32(),
+            Format::Bf16 => bf16::from_le_bytes(two_bytes()).to_f32(),
+            Format::Int8 | Format::Int8Group(_) | Format::Int4Group(_) => {
+                f32::from(self.code(row, col)) * self.scale(row, col)
+            }
+        }
+    }
+
+    /// Writes the exact values of one row.
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range or `out` is not [`cols`](Self::cols) long.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "length of the output row");
+        for (col, value) in out.iter_mut().enumerate() {
+            *value = self.value(row, col);
+        }
+    }
+
+    /// Memory of codes and scales, in bytes.
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::None => 0,
+            Scales::PerRow(scales) => size_of_val::<[f32]>(scales),
+            Scales::PerGroup(scales) => size_of_val::<[f16]>(scales),
+        };
+        self.codes.len() + scales
+    }
+}
+
+/// Why a matrix could not be packed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PackError {
+    /// There is nothing to pack.
+    #[error("cannot pack an empty matrix of {rows} rows by {cols} columns")]
+    Empty {
+        /// Rows as given.
+        rows: usize,
+        /// Columns as given.
+        cols: usize,
+    },
+    /// The slice is not the matrix that was announced.
+    #[error("a matrix of {rows} rows by {cols} columns cannot come from {len} weights")]
+    Shape {
+        /// Rows as given.
+        rows: usize,
+        /// Columns as given.
+        cols: usize,
+        /// Weights in the slice.
+        len: usize,
+    },
+    /// NaN or an infinity in the source.
+    #[error("weight at row {row}, column {col} is {value}; every weight must be finite")]
+    NotFinite {
+        /// Row of the first such weight.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// NaN or ±∞.
+        value: f32,
+    },
+    /// A finite weight that the format cannot come near.
+    #[error("weight at row {row}, column {col} is {value}; {format} reaches only ±{limit}")]
+    OutOfRange {
+        /// Row of the first such weight.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The weight.
+        value: f32,
+        /// Format asked for.
+        format: Format,
+        /// Largest magnitude that the format takes.
+        limit: f32,
+    },
+}
+
+/// Largest magnitude that a format takes without saturating.
+fn limit(format: Format) -> f32 {
+    match format {
+        Format::F16 => f16::MAX.to_f32(),
+        Format::Bf16 => bf16::MAX.to_f32(),
+        Format::Int8 => <f32 as ScaleType>::MAX * scale::INT8.high,
+        Format::Int8Group(_) => <f16 as ScaleType>::MAX * scale::INT8.high,
+        Format::Int4Group(_) => <f16 as ScaleType>::MAX * scale::INT4.high,
+    }
+}
+
+fn check_range(format: Format, cols: usize, weights: &[f32]) -> Result<(), PackError> {
+    let limit = limit(format);
+    let bad = |w: &f32| w.is_nan() || w.abs() > limit;
+    let Some(at) = weights.iter().position(bad) else { return Ok(()) };
+    let (row, col, value) = (at / cols, at % cols, weights[at]);
+    Err(if value.is_finite() {
+        PackError::OutOfRange { row, col, value, format, limit }
+    } else {
+        PackError::NotFinite { row, col, value }
+    })
+}
+
+/// Finds a scale for each group of each row and hands the weights' codes to `emit`, row by row.
+fn quantize_rows<T: ScaleType>(
+    cols: usize,
+    group: usize,
+    range: CodeRange,
+    weights: &[f32],
+    mut emit: impl FnMut(&[i8]),
+) -> Box<[T]> {
+    let mut scales = Vec::with_capacity(weights.len() / cols * cols.div_ceil(group));
+    let mut codes = vec![0_i8; cols];
+    for row in weights.chunks_exact(cols) {
+        for (weights, codes) in row.chunks(group).zip(codes.chunks_mut(group)) {
+            let scale: T = scale::search(weights, range);
+            for (code, &w) in codes.iter_mut().zip(weights) {
+                *code = scale::code(w, scale.value(), range) as i8;
+            }
+            scales.push(scale);
+        }
+        emit(&codes);
+    }
+    scales.into()
+}
+
+fn quantize_8_bit<T: ScaleType>(
+    cols: usize,
+    group: usize,
+    weights: &[f32],
+    out: &mut Vec<u8>,
+) -> Box<[T]> {
+    quantize_rows(cols, group, scale::INT8, weights, |row| {
+        out.extend(row.iter().map(|&code| code as u8));
+    })
+}
+
+fn quantize_4_bit(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>) -> Box<[f16]> {
+    let nibble = |code: i8| (code + 8) as u8;
+    quantize_rows(cols, group.len(), scale::INT4, weights, |row| {
+        let (pairs, rest) = row.as_chunks::<2>();
+        out.extend(pairs.iter().map(|&[low, high]| nibble(low) | nibble(high) << 4));
+        out.extend(rest.iter().map(|&last| nibble(last) | nibble(0) << 4));
+    })
+}

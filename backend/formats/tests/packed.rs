@@ -1,0 +1,235 @@
+//! Packing, checked from outside: what comes back, how far off it may be, what is refused.
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use rewind_formats::{Format, Group, PackError, Packed, Scales};
+
+const FORMATS: [Format; 9] = [
+    Format::F16,
+    Format::Bf16,
+    Format::Int8,
+    Format::Int8Group(Group::G32),
+    Format::Int8Group(Group::G64),
+    Format::Int8Group(Group::G128),
+    Format::Int4Group(Group::G32),
+    Format::Int4Group(Group::G64),
+    Format::Int4Group(Group::G128),
+];
+
+fn code_range(format: Format) -> (i32, i32) {
+    if format.code_bits() == 4 { (-8, 7) } else { (-127, 127) }
+}
+
+fn dequantize(packed: &Packed) -> Vec<f32> {
+    let mut out = vec![f32::NAN; packed.rows() * packed.cols()];
+    for (row, out) in out.chunks_exact_mut(packed.cols()).enumerate() {
+        packed.dequantize_row(row, out);
+    }
+    out
+}
+
+/// Every code is a nearest one to its weight given the scale, and no group is worse than with the
+/// plain scale that clips nothing.
+fn check_integer(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
+    let (format, cols) = (packed.format(), packed.cols());
+    let (low, high) = code_range(format);
+    let group = format.group_len(cols).unwrap();
+    let restored = dequantize(packed);
+    for row in 0..packed.rows() {
+        for start in (0..cols).step_by(group) {
+            let span = start..cols.min(start + group);
+            let (mut error, mut largest) = (0.0_f64, 0.0_f32);
+            for col in span.clone() {
+                let (w, x) = (weights[row * cols + col], restored[row * cols + col]);
+                let (code, scale) = (packed.code(row, col), packed.scale(row, col));
+                prop_assert!((low..=high).contains(&i32::from(code)));
+                prop_assert_eq!(x, f32::from(code) * scale);
+                let off = (f64::from(w) - f64::from(x)).abs();
+                let least = (low..=high)
+                    .map(|q| (f64::from(w) - f64::from(q) * f64::from(scale)).abs())
+                    .fold(f64::INFINITY, f64::min);
+                // Dividing in f32 may settle a tie either way.
+                let tie = f64::from(w.abs().max(scale.abs())) * 1e-6;
+                prop_assert!(off <= least + tie, "{w} became {x}, scale {scale}");
+                if (f64::from(w) / f64::from(scale)) <= f64::from(high)
+                    && (f64::from(w) / f64::from(scale)) >= f64::from(low)
+                {
+                    prop_assert!(off <= f64::from(scale.abs()) / 2.0 + tie);
+                }
+                error += off * off;
+                largest = largest.max(w.abs());
+            }
+            let plain = largest / high as f32;
+            let plain = match packed.scales() {
+                Scales::PerGroup(_) => f16::from_f32(plain).to_f32(),
+                _ => plain,
+            };
+            let plain_error: f64 = span
+                .map(|col| {
+                    let w = f64::from(weights[row * cols + col]);
+                    let q = if plain == 0.0 { 0.0 } else { (w / f64::from(plain)).round() };
+                    (w - q.clamp(f64::from(low), f64::from(high)) * f64::from(plain)).powi(2)
+                })
+                .sum();
+            // Below 1e-30 squares leave the range of f32, and the search has nothing to compare.
+            prop_assert!(
+                error <= plain_error * 1.0001 + 1e-30 * f64::from(largest).max(1.0),
+                "{error} against {plain_error}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<(), TestCaseError> {
+    let packed = Packed::quantize(format, rows, cols, weights).unwrap();
+    prop_assert_eq!((packed.format(), packed.rows(), packed.cols()), (format, rows, cols));
+    prop_assert_eq!(packed.codes().len(), rows * format.row_code_bytes(cols).unwrap());
+    let bits = format.bits_per_weight(cols) * (rows * cols) as f64;
+    prop_assert_eq!(packed.bytes(), (bits / 8.0).round() as usize);
+    prop_assert_eq!(&packed, &Packed::quantize(format, rows, cols, weights).unwrap());
+    match format {
+        Format::F16 => {
+            let expected: Vec<_> = weights.iter().map(|&w| f16::from_f32(w).to_f32()).collect();
+            prop_assert_eq!(dequantize(&packed), expected);
+        }
+        Format::Bf16 => {
+            let expected: Vec<_> = weights.iter().map(|&w| bf16::from_f32(w).to_f32()).collect();
+            prop_assert_eq!(dequantize(&packed), expected);
+        }
+        _ => check_integer(&packed, weights)?,
+    }
+    Ok(())
+}
+
+/// A matrix, its rows and columns; weights of one magnitude between denormal and large.
+fn matrices() -> impl Strategy<Value = (usize, usize, Vec<f32>)> {
+    (1_usize..4, 1_usize..300, -45_i32..4).prop_flat_map(|(rows, cols, exponent)| {
+        let weight = prop_oneof![
+            8 => -1.0_f64..1.0,
+            1 => Just(0.0),
+            1 => -0.01_f64..0.01,
+        ];
+        let magnitude = 10_f64.powi(exponent);
+        proptest::collection::vec(weight.prop_map(move |w| (w * magnitude) as f32), rows * cols)
+            .prop_map(move |weights| (rows, cols, weights))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_format_keeps_its_promise((rows, cols, weights) in matrices()) {
+        for format in FORMATS {
+            check(format, rows, cols, &weights)?;
+        }
+    }
+}
+
+#[test]
+fn zeros_stay_zero() {
+    for format in FORMATS {
+        let packed = Packed::quantize(format, 2, 70, &[0.0; 140]).unwrap();
+        assert_eq!(dequantize(&packed), [0.0; 140]);
+    }
+}
+
+#[test]
+fn representable_weights_are_exact() {
+    // All codes of a group, times a scale that f16 holds.
+    let weights: Vec<f32> = (0..32).map(|i| (i % 16 - 8) as f32 * 0.125).collect();
+    let packed = Packed::quantize(Format::Int4Group(Group::G32), 1, 32, &weights).unwrap();
+    assert_eq!(dequantize(&packed), weights);
+    // The other sign uses -8 for the positive end.
+    let weights: Vec<f32> = weights.iter().map(|w| -w).collect();
+    let packed = Packed::quantize(Format::Int4Group(Group::G32), 1, 32, &weights).unwrap();
+    assert_eq!(dequantize(&packed), weights);
+    let weights: Vec<f32> = (-127..=127).map(|i| i as f32 * 0.25).collect();
+    let packed = Packed::quantize(Format::Int8, 1, 255, &weights).unwrap();
+    assert_eq!(dequantize(&packed), weights);
+}
+
+#[test]
+fn nibbles_lie_as_documented() {
+    let weights = [-8.0, 7.0, 1.0, -8.0, -3.0, 0.0, 5.0, 7.0, 6.0, -7.0, -8.0];
+    let packed = Packed::quantize(Format::Int4Group(Group::G32), 1, 11, &weights).unwrap();
+    assert_eq!(packed.scale(0, 0), 1.0);
+    let expected = [0xf0, 0x09, 0x85, 0xfd, 0x1e, 0x80];
+    assert_eq!(packed.row_codes(0), expected);
+    for (col, w) in weights.iter().enumerate() {
+        assert_eq!(f32::from(packed.code(0, col)), *w);
+    }
+}
+
+#[test]
+fn groups_end_with_the_row() {
+    // The second row starts a group of its own.
+    let weights = [[1.0; 40], [100.0; 40]].concat();
+    let packed = Packed::quantize(Format::Int8Group(Group::G32), 2, 40, &weights).unwrap();
+    let Scales::PerGroup(scales) = packed.scales() else { panic!("{:?}", packed.scales()) };
+    assert_eq!(scales.len(), 4);
+    assert!(scales[1] < scales[2]);
+    for (x, w) in dequantize(&packed).iter().zip(&weights) {
+        assert!((x - w).abs() < w * 1e-3, "{w} became {x}");
+    }
+}
+
+#[test]
+fn extremes_of_each_format_are_taken_and_what_lies_beyond_is_not() {
+    for (format, limit) in [
+        (Format::F16, 65504.0),
+        (Format::Bf16, bf16::MAX.to_f32()),
+        (Format::Int8, f32::MAX / 256.0 * 127.0),
+        (Format::Int8Group(Group::G32), 65504.0 * 127.0),
+        (Format::Int4Group(Group::G64), 65504.0 * 7.0),
+    ] {
+        let packed = Packed::quantize(format, 1, 3, &[limit, -limit, 0.0]).unwrap();
+        for (x, w) in dequantize(&packed).iter().zip([limit, -limit, 0.0]) {
+            assert!(x.is_finite() && (x - w).abs() <= limit * 1e-3, "{format}: {w} became {x}");
+        }
+        let beyond = -f32::from_bits(limit.to_bits() + 1);
+        let error = Packed::quantize(format, 2, 2, &[0.0, 0.0, 0.0, beyond]).unwrap_err();
+        assert!(matches!(error, PackError::OutOfRange { row: 1, col: 1, .. }), "{format}: {error}");
+    }
+}
+
+#[test]
+fn tiny_weights_do_not_divide_by_zero() {
+    for format in FORMATS {
+        let weights = [f32::from_bits(1), -f32::from_bits(3), f32::MIN_POSITIVE, 0.0];
+        let packed = Packed::quantize(format, 1, 4, &weights).unwrap();
+        for x in dequantize(&packed) {
+            assert!(x.abs() <= 2.0 * f32::MIN_POSITIVE, "{format}: {x}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_named() {
+    for (value, at) in [(f32::NAN, 5), (f32::INFINITY, 0), (f32::NEG_INFINITY, 7)] {
+        for format in FORMATS {
+            let mut weights = [0.5; 8];
+            weights[at] = value;
+            let error = Packed::quantize(format, 2, 4, &weights).unwrap_err();
+            let PackError::NotFinite { row, col, .. } = error else { panic!("{error}") };
+            assert_eq!((row, col), (at / 4, at % 4));
+        }
+    }
+}
+
+#[test]
+fn shapes_are_checked() {
+    let quantize = |rows, cols, weights: &[f32]| {
+        Packed::quantize(Format::Int8, rows, cols, weights).map(|_| ()).unwrap_err()
+    };
+    assert_eq!(quantize(2, 3, &[0.0; 5]), PackError::Shape { rows: 2, cols: 3, len: 5 });
+    assert_eq!(quantize(0, 3, &[]), PackError::Empty { rows: 0, cols: 3 });
+    assert_eq!(quantize(3, 0, &[]), PackError::Empty { rows: 3, cols: 0 });
+    let huge = usize::MAX / 2 + 1;
+    assert_eq!(quantize(huge, 2, &[]), PackError::Shape { rows: huge, cols: 2, len: 0 });
+}
