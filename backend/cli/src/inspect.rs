@@ -1,0 +1,246 @@
+//! `rewind inspect`: what is in a checkpoint, and what this machine would make of it.
+//!
+//! Nothing is packed: memory is computed from shapes, so that a model too large for this machine can
+//! be looked at, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use rewind_checkpoint::{Checkpoint, Container, ModelSpec, TensorName};
+use rewind_cpu::Isa;
+use rewind_formats::{Format, Group};
+use rewind_monitor::{Chip, ThermometerSetting, choose_thermometer};
+use rewind_serving::format_bytes;
+use serde::Serialize;
+
+use crate::output;
+
+/// Flags of `rewind inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// GGUF file or Hugging Face folder.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Formats of the draft to compare.
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "int8,int4-g32")]
+    draft: Vec<Format>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    path: String,
+    container: &'static str,
+    fingerprint: String,
+    architecture: String,
+    parameters: u64,
+    layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocabulary: usize,
+    max_positions: usize,
+    tied_head: bool,
+    eos: Vec<u32>,
+    bos: Option<u32>,
+    chat_template: bool,
+    stored: Vec<Stored>,
+    shadow: Size,
+    drafts: Vec<Size>,
+    kv_bytes_per_token: u64,
+    cpu: Cpu,
+    thermometer: Temperature,
+}
+
+/// Tensors of one type in the files.
+#[derive(Debug, Default, Serialize)]
+struct Stored {
+    dtype: String,
+    tensors: usize,
+    bytes: u64,
+}
+
+/// One copy of the weights in memory.
+#[derive(Debug, Serialize)]
+struct Size {
+    format: String,
+    bytes: u64,
+    bits_per_weight: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Cpu {
+    kernels: &'static str,
+    threads: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Temperature {
+    source: String,
+    celsius: Option<f32>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let checkpoint = Checkpoint::open(&arguments.model)
+        .with_context(|| format!("cannot inspect {}", arguments.model.display()))?;
+    let report = report(&checkpoint, &arguments.draft)?;
+    if arguments.json { output::json(&report) } else { print(&report) }
+}
+
+fn report(checkpoint: &Checkpoint, drafts: &[Format]) -> Result<Report> {
+    let spec = checkpoint.spec();
+    let mut stored = BTreeMap::<String, Stored>::new();
+    for tensor in checkpoint.tensors() {
+        let sum = stored.entry(tensor.dtype.clone()).or_default();
+        sum.dtype = tensor.dtype;
+        sum.tensors += 1;
+        sum.bytes += tensor.bytes as u64;
+    }
+    let mut thermometer = choose_thermometer(ThermometerSetting::Auto, Chip::Cpu)?;
+    let reading = thermometer.read().ok().flatten();
+    let generation = checkpoint.generation();
+    Ok(Report {
+        path: checkpoint.path().display().to_string(),
+        container: match checkpoint.container() {
+            Container::Gguf => "GGUF",
+            Container::HuggingFace => "Hugging Face",
+        },
+        fingerprint: checkpoint.fingerprint().to_owned(),
+        architecture: format!("{:?}", spec.architecture),
+        parameters: spec.parameters(),
+        layers: spec.layers,
+        hidden_size: spec.hidden_size,
+        intermediate_size: spec.intermediate_size,
+        heads: spec.heads,
+        kv_heads: spec.kv_heads,
+        head_dim: spec.head_dim,
+        vocabulary: spec.vocab_size,
+        max_positions: spec.max_positions,
+        tied_head: spec.tied_head,
+        eos: generation.eos.clone(),
+        bos: generation.bos,
+        chat_template: checkpoint.chat_template().is_some(),
+        stored: stored.into_values().collect(),
+        shadow: shadow_size(checkpoint),
+        drafts: drafts.iter().map(|&format| draft_size(spec, format)).collect(),
+        // Keys and values in f32, see rewind-cpu.
+        kv_bytes_per_token: (spec.layers * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>())
+            as u64,
+        cpu: Cpu {
+            kernels: Isa::detect().name(),
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        },
+        thermometer: Temperature {
+            source: thermometer.name().to_owned(),
+            celsius: reading.map(|celsius| celsius.0),
+        },
+    })
+}
+
+/// Tensors that take memory, a tied head once.
+fn tensors(spec: &ModelSpec) -> impl Iterator<Item = (TensorName, Vec<usize>)> + '_ {
+    spec.tensors()
+        .filter(|tensor| !(spec.tied_head && *tensor == TensorName::Head))
+        .filter_map(|tensor| spec.shape(tensor).map(|shape| (tensor, shape)))
+}
+
+/// Matrices in the precision of the checkpoint (f16 where it was quantized), vectors in f32.
+fn shadow_size(checkpoint: &Checkpoint) -> Size {
+    let mut bytes = 0;
+    let mut names = BTreeSet::new();
+    for tensor in checkpoint.tensors() {
+        let elements = tensor.shape.iter().product::<usize>() as u64;
+        if tensor.shape.len() < 2 {
+            bytes += 4 * elements;
+            continue;
+        }
+        let (name, width) = match tensor.dtype.as_str() {
+            "F32" => ("f32", 4),
+            "BF16" => ("bf16", 2),
+            _ => ("f16", 2),
+        };
+        names.insert(name);
+        bytes += width * elements;
+    }
+    size(Vec::from_iter(names).join(" and "), bytes, checkpoint.spec())
+}
+
+fn draft_size(spec: &ModelSpec, format: Format) -> Size {
+    let head = if format.is_integer() { Format::Int8Group(Group::G32) } else { format };
+    let bytes = tensors(spec)
+        .map(|(tensor, shape)| match shape[..] {
+            [rows, cols] => {
+                let format = match tensor {
+                    TensorName::Embedding | TensorName::Head => head,
+                    _ => format,
+                };
+                (format.bits_per_weight(cols) / 8.0 * (rows * cols) as f64).ceil() as u64
+            }
+            _ => 4 * shape.iter().product::<usize>() as u64,
+        })
+        .sum();
+    let name = if head == format {
+        format.to_string()
+    } else {
+        format!("{format} (embedding and head {head})")
+    };
+    size(name, bytes, spec)
+}
+
+fn size(format: String, bytes: u64, spec: &ModelSpec) -> Size {
+    Size { format, bytes, bits_per_weight: 8.0 * bytes as f64 / spec.parameters() as f64 }
+}
+
+fn print(report: &Report) -> Result<()> {
+    let entry = |name: &str, value: String| output::line(format_args!("{name:14} {value}"));
+    entry("checkpoint", format!("{} ({})", report.path, report.container))?;
+    entry("fingerprint", report.fingerprint.clone())?;
+    entry(
+        "model",
+        format!(
+            "{}, {:.1} M parameters, {} layers, hidden {}, feed-forward {}, {} heads of {} over {} \
+             key-value heads",
+            report.architecture,
+            report.parameters as f64 / 1e6,
+            report.layers,
+            report.hidden_size,
+            report.intermediate_size,
+            report.heads,
+            report.head_dim,
+            report.kv_heads
+        ),
+    )?;
+    let head = if report.tied_head { "tied" } else { "separate" };
+    entry(
+        "vocabulary",
+        format!(
+            "{} tokens, {head} head, BOS {:?}, EOS {:?}",
+            report.vocabulary, report.bos, report.eos
+        ),
+    )?;
+    entry("context", format!("{} tokens", report.max_positions))?;
+    entry("chat template", if report.chat_template { "yes" } else { "no" }.into())?;
+    for stored in &report.stored {
+        let count = format!("{} tensors, {}", stored.tensors, format_bytes(stored.bytes));
+        entry("stored", format!("{:6} {count}", stored.dtype))?;
+    }
+    let copy = |size: &Size| {
+        let bytes = format_bytes(size.bytes);
+        format!("{bytes}, {:.2} bits per weight, {}", size.bits_per_weight, size.format)
+    };
+    entry("shadow", copy(&report.shadow))?;
+    for draft in &report.drafts {
+        entry("draft", copy(draft))?;
+    }
+    entry("KV cache", format!("{} for each token", format_bytes(report.kv_bytes_per_token)))?;
+    entry("CPU kernels", format!("{}, {} threads", report.cpu.kernels, report.cpu.threads))?;
+    let celsius = report.thermometer.celsius.map_or("no reading".into(), |t| format!("{t} °C"));
+    entry("thermometer", format!("{} ({celsius})", report.thermometer.source))
+}

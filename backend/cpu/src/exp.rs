@@ -1,0 +1,87 @@
+//! The exponential function, eight lanes at a time.
+//!
+//! eˣ = 2ⁿ · eʳ with n = round(x / ln 2) and |r| ≤ ln 2 / 2. ln 2 is split in two so that r keeps its
+//! bits (Cody and Waite), and eʳ is its Taylor polynomial of degree 7, whose remainder is at most
+//! r⁸ / 8! · 1.4 < 8e-9, an eighth of an f32's half step. Tested: relative error below 1.5e-7 over
+//! the whole range. Rejected: the C library's `expf`, which is neither vectorized nor the same on
+//! every machine.
+
+use crate::arch::Simd;
+
+/// Below this the result stays at e^LOW, about the smallest normal number, 1.18e-38.
+pub(crate) const LOW: f32 = -87.336_54;
+
+/// Above this the result stays at e^HIGH, about 2.4e38.
+pub(crate) const HIGH: f32 = 88.376;
+
+/// High bits of ln 2; times an integer of 8 bits it is exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+
+/// ln 2 − LN2_HIGH.
+const LN2_LOW: f32 = -2.121_944_4e-4;
+
+/// eˣ for each lane, saturating at both ends ([`LOW`], [`HIGH`]); NaN gives NaN.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    // The constant goes first: of two operands, one NaN, min and max give the second.
+    let x = s.max(s.splat(LOW), s.min(s.splat(HIGH), x));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let r = s.fma(n, s.splat(-LN2_HIGH), x);
+    let r = s.fma(n, s.splat(-LN2_LOW), r);
+    let mut p = s.splat(1.0 / 5040.0);
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.fma(p, r, s.splat(coefficient));
+    }
+    s.mul(p, s.exp2i(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{Isa, Kernel, LANES};
+
+    struct Exp([f32; LANES]);
+
+    impl Kernel for Exp {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+            let mut out = [0.0; LANES];
+            s.store(exp(s, s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn the_error_is_below_its_bound_and_bits_agree() {
+        let mut worst = 0.0_f64;
+        let steps = 400_000;
+        for i in 0..steps / LANES {
+            let x = std::array::from_fn(|lane| {
+                LOW + (HIGH - LOW) * ((i * LANES + lane) as f32 / steps as f32)
+            });
+            let all = Isa::all().into_iter().map(|isa| isa.run(Exp(x))).collect::<Vec<_>>();
+            for (x, y) in x.iter().zip(all[0]) {
+                let exact = f64::from(*x).exp();
+                worst = worst.max(((f64::from(y) - exact) / exact).abs());
+            }
+            for other in &all[1..] {
+                assert_eq!(all[0].map(f32::to_bits), other.map(f32::to_bits), "{x:?}");
+            }
+        }
+        assert!(worst < 1.5e-7, "{worst:e}");
+    }
+
+    #[test]
+    fn the_ends_saturate_and_nan_stays() {
+        for isa in Isa::all() {
+            let infinity = f32::INFINITY;
+            let y = isa.run(Exp([0.0, -200.0, -infinity, 200.0, infinity, f32::NAN, LOW, HIGH]));
+            assert_eq!(y[0], 1.0);
+            assert_eq!((y[1], y[2]), (y[6], y[6]));
+            assert_eq!((y[3], y[4]), (y[7], y[7]));
+            assert!(y[5].is_nan() && y[6] > 0.0 && y[7].is_finite());
+        }
+    }
+}

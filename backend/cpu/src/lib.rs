@@ -1,0 +1,37 @@
+//! The executor on CPU.
+//!
+//! [`CpuModel`] packs a model's tensors into a draft, a shadow, or both. [`CpuExecutor`] runs passes
+//! over them: any mixture of prompt chunks, decode rows and verification rows in one ragged batch,
+//! over paged keys and values.
+//!
+//! The bits of a row depend on its inputs alone: not on the batch, the chunking, the threads or the
+//! instruction set. [`order`] says how every sum is formed; [`Isa`] picks the instructions.
+//!
+//! `unsafe` lives in the vector instructions (`arch::avx2`) and in the thread pool (`pool`), nowhere
+//! else.
+#![deny(unsafe_code)]
+
+mod aligned;
+#[allow(unsafe_code, reason = "vector instructions")]
+mod arch;
+mod attention;
+mod error;
+mod executor;
+mod exp;
+mod forward;
+mod kernels;
+mod kv;
+mod matrix;
+mod model;
+#[allow(unsafe_code, reason = "a job is borrowed by threads that outlive it")]
+mod pool;
+mod rows;
+mod statistics;
+mod validate;
+
+pub mod order;
+
+pub use arch::Isa;
+pub use error::CpuError;
+pub use executor::{Config, CpuExecutor, Memory};
+pub use model::{CpuModel, LoadOptions, Progress, WeightMemory};

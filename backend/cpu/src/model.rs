@@ -1,0 +1,401 @@
+//! The weights of a model in memory: draft, shadow, or both.
+//!
+//! Tensors arrive one at a time from any source, are packed by all threads and dropped, so loading
+//! needs little more memory than the result. What draft and shadow have in common (norms, and
+//! matrices of the same format) exists once.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorData, TensorName};
+use rewind_formats::{Format, Group};
+
+use crate::error::CpuError;
+use crate::matrix::{Elements, Matrix, PartMut, Storage};
+
+/// What to load, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Format of the draft's linear layers; `None` for no draft. The embedding and the LM head of an
+    /// integer draft are `int8-g32`.
+    pub draft: Option<Format>,
+    /// Whether to keep the shadow, in the checkpoint's own precision.
+    pub shadow: bool,
+    /// Threads that pack; at least one is used.
+    pub threads: usize,
+}
+
+/// How far loading is, in weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Weights packed so far.
+    pub done: u64,
+    /// Weights in all.
+    pub total: u64,
+}
+
+/// A model's weights, packed for the kernels of this crate. Immutable, so executors may share one.
+#[derive(Debug)]
+pub struct CpuModel {
+    pub(crate) spec: ModelSpec,
+    pub(crate) draft: Option<Weights>,
+    pub(crate) shadow: Option<Weights>,
+    sizes: WeightMemory,
+}
+
+/// Memory of weights in bytes; matrices with their scales and padding, norms and biases included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightMemory {
+    /// The draft, shared parts included; 0 if there is none.
+    pub draft: usize,
+    /// The shadow, shared parts included; 0 if there is none.
+    pub shadow: usize,
+    /// What draft and shadow share; counted in both above.
+    pub shared: usize,
+}
+
+/// One copy of the weights.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    /// Formats of linear layers and of embedding and head, for people.
+    pub(crate) formats: String,
+    pub(crate) embedding: Arc<Matrix>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Arc<[f32]>,
+    pub(crate) head: Arc<Matrix>,
+}
+
+/// Weights of one decoder block.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) vectors: Arc<Vectors>,
+    /// Query, key and value projections, one above the other.
+    pub(crate) qkv: Arc<Matrix>,
+    pub(crate) output: Arc<Matrix>,
+    pub(crate) gate: Arc<Matrix>,
+    pub(crate) up: Arc<Matrix>,
+    pub(crate) down: Arc<Matrix>,
+}
+
+/// Norms and biases of a decoder block, in `f32`, the same for draft and shadow.
+#[derive(Debug)]
+pub(crate) struct Vectors {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    /// Biases of query, key and value, one after the other; empty if there are none.
+    pub(crate) qkv_bias: Vec<f32>,
+    /// Norms of query and key heads; empty if there are none.
+    pub(crate) query_norm: Vec<f32>,
+    pub(crate) key_norm: Vec<f32>,
+}
+
+/// Format of the embedding and the LM head of integer drafts: eight bits, for their errors reach the
+/// logits directly.
+const HEAD_FORMAT: Format = Format::Int8Group(Group::G32);
+
+impl CpuModel {
+    /// Loads a model.
+    ///
+    /// `source` gives each tensor of the model when asked for it, with the shape that
+    /// [`ModelSpec::shape`] says. `progress` is called after each.
+    ///
+    /// # Errors
+    /// Nothing to load; sizes that do not fit together; the source fails or gives another shape; a
+    /// weight is not finite or does not fit the draft format. The tensor is named.
+    pub fn load<E: Into<Box<dyn Error + Send + Sync>>>(
+        spec: &ModelSpec,
+        source: impl Fn(TensorName) -> Result<Tensor, E>,
+        options: LoadOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Self, CpuError> {
+        if options.draft.is_none() && !options.shadow {
+            return Err(CpuError::NoWeights);
+        }
+        check(spec)?;
+        let mut done = 0;
+        let mut get = |tensor: TensorName| {
+            let found = source(tensor)
+                .map_err(|source| CpuError::Source { tensor, source: source.into() })?;
+            let expected = spec.shape(tensor).unwrap_or_default();
+            let elements = found.data.len();
+            if found.shape != expected || elements != expected.iter().product::<usize>() {
+                return Err(CpuError::Shape { tensor, found: found.shape, elements, expected });
+            }
+            done += elements as u64;
+            progress(Progress { done, total: spec.parameters() });
+            let cols = expected.last().copied().unwrap_or(1);
+            Ok(Named { name: tensor, cols, data: found.data })
+        };
+        let mut pack = Packer { options, sizes: WeightMemory::default() };
+
+        let head_format =
+            options.draft.map(|format| if format.is_integer() { HEAD_FORMAT } else { format });
+        let embedding = pack.matrix(&[get(TensorName::Embedding)?], head_format)?;
+        let mut layers = (Vec::new(), Vec::new());
+        for number in 0..spec.layers {
+            use LayerTensor as T;
+            let name = |tensor| TensorName::Layer(number, tensor);
+            let qkv = [get(name(T::Query))?, get(name(T::Key))?, get(name(T::Value))?];
+            let qkv = pack.matrix(&qkv, options.draft)?;
+            let mut matrix = |tensor| pack.matrix(&[get(name(tensor))?], options.draft);
+            let output = matrix(T::Output)?;
+            let gate = matrix(T::Gate)?;
+            let up = matrix(T::Up)?;
+            let down = matrix(T::Down)?;
+            let mut vector = |tensor| get(name(tensor)).and_then(|tensor| pack.vector(&tensor));
+            let mut vectors = Vectors {
+                attention_norm: vector(T::AttentionNorm)?,
+                feed_forward_norm: vector(T::FeedForwardNorm)?,
+                qkv_bias: Vec::new(),
+                query_norm: Vec::new(),
+                key_norm: Vec::new(),
+            };
+            if spec.qkv_bias {
+                for tensor in [T::QueryBias, T::KeyBias, T::ValueBias] {
+                    vectors.qkv_bias.extend(vector(tensor)?);
+                }
+            }
+            if spec.qk_norm {
+                vectors.query_norm = vector(T::QueryNorm)?;
+                vectors.key_norm = vector(T::KeyNorm)?;
+            }
+            let vectors = Arc::new(vectors);
+            let layer = |side: fn(&Pair) -> &Option<Arc<Matrix>>| {
+                let [qkv, output, gate, up, down] =
+                    [&qkv, &output, &gate, &up, &down].map(|pair| side(pair).clone());
+                let vectors = Arc::clone(&vectors);
+                Some(Layer { vectors, qkv: qkv?, output: output?, gate: gate?, up: up?, down: down? })
+            };
+            layers.0.extend(layer(|pair| &pair.draft));
+            layers.1.extend(layer(|pair| &pair.shadow));
+        }
+        let final_norm: Arc<[f32]> = pack.vector(&get(TensorName::FinalNorm)?)?.into();
+        let head = if spec.tied_head {
+            embedding.clone()
+        } else {
+            pack.matrix(&[get(TensorName::Head)?], head_format)?
+        };
+
+        let weights = |side: fn(&Pair) -> &Option<Arc<Matrix>>, layers: Vec<Layer>| {
+            let (embedding, head) = (side(&embedding).clone()?, side(&head).clone()?);
+            let final_norm = Arc::clone(&final_norm);
+            let linear = layers[0].gate.storage_name();
+            let formats = match head.storage_name() {
+                head if head == linear => linear,
+                head => format!("{linear} (embedding and head {head})"),
+            };
+            Some(Weights { formats, embedding, layers, final_norm, head })
+        };
+        Ok(Self {
+            draft: weights(|pair| &pair.draft, layers.0),
+            shadow: weights(|pair| &pair.shadow, layers.1),
+            spec: spec.clone(),
+            sizes: pack.sizes,
+        })
+    }
+
+    /// This model's draft with the shadow of `other`, which must be of the same shape: for a draft
+    /// that comes from a checkpoint of its own. Nothing is shared then.
+    pub fn with_shadow_of(self, other: Self) -> Self {
+        let sizes =
+            WeightMemory { draft: self.sizes.draft, shadow: other.sizes.shadow, shared: 0 };
+        Self { shadow: other.shadow, sizes, ..self }
+    }
+
+    /// Sizes and constants of the model.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Memory of the weights.
+    pub fn memory(&self) -> WeightMemory {
+        self.sizes
+    }
+}
+
+/// Checks what the code of this crate relies on; readers of checkpoints check the same, but a spec
+/// may come from elsewhere.
+fn check(spec: &ModelSpec) -> Result<(), CpuError> {
+    let sizes = [
+        ("vocabulary", spec.vocab_size),
+        ("hidden size", spec.hidden_size),
+        ("feed-forward size", spec.intermediate_size),
+        ("layers", spec.layers),
+        ("heads", spec.heads),
+        ("key-value heads", spec.kv_heads),
+        ("head size", spec.head_dim),
+    ];
+    for (what, size) in sizes {
+        if size == 0 || size > 1 << 24 {
+            return Err(CpuError::Spec(format!("{what} is {size}, not in 1..={}", 1 << 24)));
+        }
+    }
+    if spec.layers > usize::from(u16::MAX) {
+        return Err(CpuError::Spec(format!("{} layers, at most {} can be", spec.layers, u16::MAX)));
+    }
+    if !spec.heads.is_multiple_of(spec.kv_heads) {
+        return Err(CpuError::Spec(format!(
+            "{} heads are not a multiple of {} key-value heads",
+            spec.heads, spec.kv_heads
+        )));
+    }
+    if !spec.head_dim.is_multiple_of(2) {
+        return Err(CpuError::Spec(format!("the head size {} is odd", spec.head_dim)));
+    }
+    if spec.rope.frequencies(spec.head_dim).len() != spec.head_dim / 2 {
+        let expected = spec.head_dim / 2;
+        return Err(CpuError::Spec(format!("rotary divisors must be {expected}, one for each pair")));
+    }
+    Ok(())
+}
+
+struct Named {
+    name: TensorName,
+    /// Length of a row.
+    cols: usize,
+    data: TensorData,
+}
+
+/// The draft's and the shadow's form of a matrix; the same one if the formats are.
+#[derive(Clone)]
+struct Pair {
+    draft: Option<Arc<Matrix>>,
+    shadow: Option<Arc<Matrix>>,
+}
+
+struct Packer {
+    options: LoadOptions,
+    sizes: WeightMemory,
+}
+
+/// Rows that a thread packs at a time: enough to be worth a lock, few enough to share evenly.
+const RUN: usize = 64;
+
+impl Packer {
+    fn vector(&mut self, tensor: &Named) -> Result<Vec<f32>, CpuError> {
+        check_finite(tensor, 0, Elements::of(&tensor.data, 0..tensor.data.len()))?;
+        let values = tensor.data.to_f32();
+        self.count(size_of_val::<[f32]>(&values), true, true);
+        Ok(values)
+    }
+
+    /// Adds a part's bytes to the copies that have it.
+    fn count(&mut self, bytes: usize, draft: bool, shadow: bool) {
+        let (draft, shadow) = (draft && self.options.draft.is_some(), shadow && self.options.shadow);
+        self.sizes.draft += if draft { bytes } else { 0 };
+        self.sizes.shadow += if shadow { bytes } else { 0 };
+        self.sizes.shared += if draft && shadow { bytes } else { 0 };
+    }
+
+    /// Packs matrices of equal width, one above the other.
+    fn matrix(&mut self, tensors: &[Named], draft: Option<Format>) -> Result<Pair, CpuError> {
+        let exact = exact_storage(tensors);
+        let same = draft.is_some_and(|format| exact == Storage::Format(format));
+        let make = |storage| self.pack(tensors, storage).map(Arc::new);
+        let shadow = (self.options.shadow || same).then(|| make(exact)).transpose()?;
+        let draft = match draft {
+            Some(_) if same => shadow.clone(),
+            Some(format) => Some(make(Storage::Format(format))?),
+            None => None,
+        };
+        if same {
+            self.count(draft.as_ref().map_or(0, |m| m.bytes()), true, true);
+        } else {
+            self.count(draft.as_ref().map_or(0, |m| m.bytes()), true, false);
+            self.count(shadow.as_ref().map_or(0, |m| m.bytes()), false, true);
+        }
+        Ok(Pair { draft, shadow: shadow.filter(|_| self.options.shadow) })
+    }
+
+    fn pack(&self, tensors: &[Named], storage: Storage) -> Result<Matrix, CpuError> {
+        let cols = tensors[0].cols;
+        let rows = tensors.iter().map(|tensor| tensor.data.len() / cols).sum();
+        let exact = exact_storage(tensors) == storage;
+        let pieces: Vec<_> = tensors.iter().flat_map(pieces).collect();
+        let mut matrix = Matrix::zeroed(storage, rows, cols);
+        let parts = matrix.parts_mut(pieces.iter().map(|piece| piece.rows));
+        let work = Mutex::new(parts.into_iter().zip(pieces));
+        let failure = Mutex::new(None);
+        let serve = || {
+            loop {
+                let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((mut part, piece)) = next else { break };
+                if let Err(error) = piece.pack(&mut part, storage, exact) {
+                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    break;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..self.options.threads.min(rows.div_ceil(RUN)) {
+                scope.spawn(serve);
+            }
+            serve();
+        });
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failure.map_or(Ok(matrix), Err)
+    }
+}
+
+/// The checkpoint's precision, or `f32` where tensors of different ones are joined.
+fn exact_storage(tensors: &[Named]) -> Storage {
+    let storage = |tensor: &Named| match tensor.data {
+        TensorData::F32(_) => Storage::F32,
+        TensorData::F16(_) => Storage::Format(Format::F16),
+        TensorData::Bf16(_) => Storage::Format(Format::Bf16),
+    };
+    let first = storage(&tensors[0]);
+    if tensors.iter().all(|tensor| storage(tensor) == first) { first } else { Storage::F32 }
+}
+
+/// Some rows of a tensor.
+struct Piece<'a> {
+    tensor: &'a Named,
+    first: usize,
+    rows: usize,
+}
+
+fn pieces(tensor: &Named) -> impl Iterator<Item = Piece<'_>> {
+    let rows = tensor.data.len() / tensor.cols;
+    (0..rows).step_by(RUN).map(move |first| Piece { tensor, first, rows: RUN.min(rows - first) })
+}
+
+impl Piece<'_> {
+    fn pack(
+        &self,
+        part: &mut PartMut<'_>,
+        storage: Storage,
+        exact: bool,
+    ) -> Result<(), CpuError> {
+        let cols = self.tensor.cols;
+        let range = self.first * cols..(self.first + self.rows) * cols;
+        let elements = Elements::of(&self.tensor.data, range);
+        check_finite(self.tensor, self.first, elements)?;
+        match storage {
+            Storage::Format(format) if !exact => {
+                part.quantize(format, elements).map_err(|source| CpuError::Quantize {
+                    tensor: self.tensor.name,
+                    first_row: self.first,
+                    source,
+                })
+            }
+            _ => {
+                part.copy(elements);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check_finite(
+    tensor: &Named,
+    first_row: usize,
+    elements: Elements<'_>,
+) -> Result<(), CpuError> {
+    let cols = tensor.cols;
+    elements.first_not_finite().map_or(Ok(()), |(at, value)| {
+        let (row, col) = (first_row + at / cols, at % cols);
+        Err(CpuError::NotFinite { tensor: tensor.name, row, col, value })
+    })
+}

@@ -1,0 +1,106 @@
+//! The order of every sum, as plain scalar code: the definition of this executor's bits.
+//!
+//! A row's bits may not depend on how many rows run with it, on threads or on the instruction set, so
+//! there is one order for each kind of sum, and every kernel follows it. The functions here are that
+//! order, written to be read; the tests compare kernels with them bit for bit. They are slow.
+//!
+//! | sum | order |
+//! | --- | --- |
+//! | float dot product | 16 lanes, lane j takes the elements j, j + 16, … by fused multiply-add; lanes j and j + 8 are added; then [`tree`] |
+//! | integer dot product | 8 lanes; of each block of 32, lane j takes the exact integer sum of the elements 4j .. 4j + 4, times (weight scale · activation scale), by fused multiply-add; then [`tree`] |
+//! | sum of squares | as the float dot product of the row with itself |
+//! | attention | [`crate::attention`] |
+//! | statistics | [`crate::statistics`] |
+//!
+//! Rows are padded with zeros to a multiple of 32 first. Sums start at +0. Rejected: one running sum
+//! (nothing can be vectorized), and 32 lanes (four weight rows with two activation rows no longer fit
+//! in sixteen registers).
+
+use crate::arch::BLOCK;
+
+/// Sum of eight lanes: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+pub fn tree(lanes: [f32; 8]) -> f32 {
+    let four: [f32; 4] = std::array::from_fn(|j| lanes[j] + lanes[j + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// Dot product of two float rows of equal length.
+pub fn float_dot(w: &[f32], x: &[f32]) -> f32 {
+    assert_eq!(w.len(), x.len(), "a dot product needs equal lengths");
+    let mut lanes = [0.0_f32; 16];
+    for i in 0..w.len().next_multiple_of(BLOCK) {
+        let at = |row: &[f32]| row.get(i).copied().unwrap_or(0.0);
+        lanes[i % 16] = at(w).mul_add(at(x), lanes[i % 16]);
+    }
+    tree(std::array::from_fn(|j| lanes[j] + lanes[j + 8]))
+}
+
+/// A block of up to 32 activations in 8 bits: codes and their scale.
+///
+/// scale = largest magnitude / 127, code = round(x · (127 / largest magnitude)), ties to even. A
+/// block below 1e-30 is zero; a block that holds a NaN or an infinity has the scale NaN and codes 0,
+/// so that whatever is computed from it is NaN.
+pub fn quantize_block(x: &[f32]) -> ([i8; BLOCK], f32) {
+    assert!(x.len() <= BLOCK, "a block has at most {BLOCK} elements");
+    if x.iter().any(|x| !x.is_finite()) {
+        return ([0; BLOCK], f32::NAN);
+    }
+    let largest = x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    if largest < QUANTIZE_FLOOR {
+        return ([0; BLOCK], 0.0);
+    }
+    let inverse = 127.0 / largest;
+    let code = |i| x.get(i).map_or(0, |x: &f32| (x * inverse).round_ties_even() as i8);
+    (std::array::from_fn(code), largest / 127.0)
+}
+
+/// Activation blocks whose largest magnitude is below this are zero; its inverse is still finite.
+pub(crate) const QUANTIZE_FLOOR: f32 = 1e-30;
+
+/// Dot product of integer weights with a float row that is quantized by [`quantize_block`].
+///
+/// `scale(block)` is the weight scale of the block of 32; groups are multiples of it.
+pub fn integer_dot(codes: &[i8], scale: impl Fn(usize) -> f32, x: &[f32]) -> f32 {
+    assert_eq!(codes.len(), x.len(), "a dot product needs equal lengths");
+    let mut lanes = [0.0_f32; 8];
+    for (block, (w, x)) in codes.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+        let (q, activation) = quantize_block(x);
+        let product = scale(block) * activation;
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            let elements = (4 * j..4 * j + 4).filter(|&i| i < w.len());
+            let sum: i32 = elements.map(|i| i32::from(w[i]) * i32::from(q[i])).sum();
+            *lane = (sum as f32).mul_add(product, *lane);
+        }
+    }
+    tree(lanes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_float_dot_product_is_close_to_the_exact_one() {
+        let w: Vec<f32> = (0..577).map(|i| (i as f32 * 0.37).sin()).collect();
+        let x: Vec<f32> = (0..577).map(|i| (i as f32 * 0.71).cos()).collect();
+        let exact: f64 = w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        assert!((f64::from(float_dot(&w, &x)) - exact).abs() < 1e-5);
+    }
+
+    #[test]
+    fn quantized_activations_are_within_half_a_step() {
+        let x: Vec<f32> = (0..32).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+        let (codes, scale) = quantize_block(&x);
+        for (x, q) in x.iter().zip(codes) {
+            assert!((x - f32::from(q) * scale).abs() <= scale * 0.5001);
+        }
+    }
+
+    #[test]
+    fn blocks_that_cannot_be_scaled() {
+        assert_eq!(quantize_block(&[1e-31; 32]), ([0; 32], 0.0));
+        assert_eq!(quantize_block(&[0.0; 5]), ([0; 32], 0.0));
+        assert!(quantize_block(&[1.0, f32::NAN]).1.is_nan());
+        assert!(quantize_block(&[f32::INFINITY]).1.is_nan());
+    }
+}

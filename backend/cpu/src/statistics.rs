@@ -1,0 +1,301 @@
+//! What a row of logits says, gathered while it is in cache.
+//!
+//! # Order
+//!
+//! The vocabulary is cut into tiles of [`TILE`]. Of each tile are known its two best logits, and with
+//! d = logit − best and e = eᵈ the sums Z = Σ e, S = Σ e·d, Q = Σ e·d²; each sum has 8 lanes over
+//! ascending ids by fused multiply-add and ends in [`crate::order::tree`]. Tiles are merged in
+//! ascending order in f64: to move sums to a larger maximum, δ = old − new ≤ 0,
+//!
+//! ```text
+//! Q' = e^δ (Q + 2 δ S + δ² Z)    S' = e^δ (S + δ Z)    Z' = e^δ Z
+//! ```
+//!
+//! Then H = ln Z − S/Z, varentropy = Q/Z − (S/Z)², and the largest probability is 1/Z. The two best
+//! logits come without order: they are exact. So threads may take any tiles.
+
+use crate::arch::{Kernel, LANES, Simd, vectors};
+use crate::exp::{LOW, exp};
+
+/// Logits of a tile.
+pub(crate) const TILE: usize = 1024;
+
+/// What is known of one tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    /// Largest logit.
+    best: f32,
+    /// Second largest, equal to `best` if that is there twice; −∞ if there is one logit.
+    second: f32,
+    finite: bool,
+    /// Z, S and Q; zeros if they were not wanted.
+    sums: [f32; 3],
+}
+
+impl Tile {
+    pub(crate) const EMPTY: Self =
+        Self { best: f32::NEG_INFINITY, second: f32::NEG_INFINITY, finite: true, sums: [0.0; 3] };
+}
+
+/// Measures up to [`TILE`] logits.
+#[derive(Debug)]
+pub(crate) struct Measure<'a> {
+    pub(crate) logits: &'a [f32],
+    /// Whether the sums are wanted.
+    pub(crate) sums: bool,
+}
+
+impl Kernel for Measure<'_> {
+    type Output = Tile;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Tile {
+        let rest = &self.logits[self.logits.len() / LANES * LANES..];
+        let low = s.splat(f32::NEG_INFINITY);
+        let (mut best, mut second, mut poison) = (low, low, s.splat(0.0));
+        for x in vectors(self.logits) {
+            let x = s.load(x);
+            second = s.max(second, s.min(best, x));
+            best = s.max(best, x);
+            // 0 · x is NaN for NaN and infinities only.
+            poison = s.fma(x, s.splat(0.0), poison);
+        }
+        let mut finite = !s.sum(poison).is_nan();
+        let (mut candidates, mut seconds) = ([0.0; LANES], [0.0; LANES]);
+        s.store(best, &mut candidates);
+        s.store(second, &mut seconds);
+        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for &x in candidates.iter().chain(&seconds).chain(rest) {
+            if x > best {
+                (best, second) = (x, best);
+            } else if x > second {
+                second = x;
+            }
+        }
+        finite &= rest.iter().all(|x| x.is_finite());
+        let sums = if self.sums { self.sum(s, best) } else { [0.0; 3] };
+        Tile { best, second, finite, sums }
+    }
+}
+
+impl Measure<'_> {
+    #[inline(always)]
+    fn sum<S: Simd>(&self, s: S, best: f32) -> [f32; 3] {
+        let mut sums = [s.splat(0.0); 3];
+        let full = vectors(self.logits);
+        for x in full {
+            accumulate(s, s.load(x), best, LANES, &mut sums);
+        }
+        let rest = &self.logits[full.len() * LANES..];
+        if !rest.is_empty() {
+            let mut last = [best; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            accumulate(s, s.load(&last), best, rest.len(), &mut sums);
+        }
+        [s.sum(sums[0]), s.sum(sums[1]), s.sum(sums[2])]
+    }
+}
+
+/// Adds one vector of logits, of which the first `used` count.
+#[inline(always)]
+fn accumulate<S: Simd>(s: S, x: S::F, best: f32, used: usize, sums: &mut [S::F; 3]) {
+    // Where eᵈ saturates, d must too, or a huge |d| would outweigh it.
+    let d = s.max(s.splat(LOW), s.sub(x, s.splat(best)));
+    let mut e = exp(s, d);
+    if used < LANES {
+        let mut lanes = [0.0; LANES];
+        s.store(e, &mut lanes);
+        lanes[used..].fill(0.0);
+        e = s.load(&lanes);
+    }
+    let ed = s.mul(e, d);
+    sums[0] = s.add(sums[0], e);
+    sums[1] = s.add(sums[1], ed);
+    sums[2] = s.fma(ed, d, sums[2]);
+}
+
+/// What is known of a whole row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Summary {
+    /// Index and value of the largest logit, ties to the lower index.
+    pub(crate) best: (usize, f32),
+    /// The second, if there is more than one logit.
+    pub(crate) second: Option<(usize, f32)>,
+    /// No logit was NaN or infinite; otherwise nothing else here means anything.
+    pub(crate) finite: bool,
+    z: f64,
+    s: f64,
+    q: f64,
+}
+
+impl Summary {
+    /// Merges the tiles of a row.
+    pub(crate) fn new(logits: &[f32], tiles: &[Tile]) -> Self {
+        let mut best = f32::NEG_INFINITY;
+        let (mut z, mut s, mut q) = (0.0, 0.0, 0.0);
+        let mut finite = true;
+        for tile in tiles {
+            finite &= tile.finite;
+            let larger = if tile.best > best { tile.best } else { best };
+            let old = moved([z, s, q], best, larger);
+            let new = moved(tile.sums.map(f64::from), tile.best, larger);
+            [z, s, q] = std::array::from_fn(|i| old[i] + new[i]);
+            best = larger;
+        }
+        let mut summary = Self { best: (0, best), second: None, finite, z, s, q };
+        if finite && !logits.is_empty() {
+            summary.find(logits, tiles);
+        }
+        summary
+    }
+
+    /// Finds the indices of the two best.
+    fn find(&mut self, logits: &[f32], tiles: &[Tile]) {
+        let first = |value: f32, but: Option<usize>| {
+            tiles.iter().zip(logits.chunks(TILE)).enumerate().find_map(|(number, (tile, logits))| {
+                // A tile without the value among its two best does not have it first.
+                if tile.best != value && tile.second != value {
+                    return None;
+                }
+                let at = |&i: &usize| Some(number * TILE + i) != but && logits[i] == value;
+                (0..logits.len()).find(at).map(|i| number * TILE + i)
+            })
+        };
+        let Some(index) = first(self.best.1, None) else { return };
+        self.best.0 = index;
+        let others = tiles.iter().enumerate();
+        let second = others.map(|(number, tile)| {
+            if number == index / TILE { tile.second } else { tile.best }
+        });
+        let second = second.fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        self.second = first(second, Some(index)).map(|i| (i, second));
+    }
+
+    /// ln Σ e^logit.
+    pub(crate) fn log_z(&self) -> f64 {
+        f64::from(self.best.1) + self.z.ln()
+    }
+
+    /// H in nats.
+    pub(crate) fn entropy(&self) -> f32 {
+        (self.z.ln() - self.s / self.z).max(0.0) as f32
+    }
+
+    /// Variance of the surprisal, nats².
+    pub(crate) fn varentropy(&self) -> f32 {
+        let mean = self.s / self.z;
+        (self.q / self.z - mean * mean).max(0.0) as f32
+    }
+
+    /// The largest probability.
+    pub(crate) fn top1(&self) -> f32 {
+        (1.0 / self.z) as f32
+    }
+
+    /// Gap between the two best logits; infinite if there is one only.
+    pub(crate) fn margin(&self) -> f32 {
+        // In f64, as the sampler does it; kept finite, for infinity means that there is no second.
+        let gap = |second: f32| f64::from(self.best.1) - f64::from(second);
+        self.second.map_or(f32::INFINITY, |(_, second)| gap(second).min(f64::from(f32::MAX)) as f32)
+    }
+}
+
+/// Moves sums from one maximum to a larger one.
+fn moved([z, s, q]: [f64; 3], from: f32, to: f32) -> [f64; 3] {
+    if z == 0.0 || from == to {
+        return [z, s, q];
+    }
+    let delta = f64::from(from) - f64::from(to);
+    let e = delta.exp();
+    [e * z, e * (s + delta * z), e * (q + delta * (2.0 * s + delta * z))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Isa;
+    use proptest::prelude::*;
+    use rewind_engine::sampling::{History, Sampling, Scratch, choose};
+
+    fn summary(isa: Isa, logits: &[f32]) -> Summary {
+        let tiles: Vec<_> =
+            logits.chunks(TILE).map(|logits| isa.run(Measure { logits, sums: true })).collect();
+        Summary::new(logits, &tiles)
+    }
+
+    fn check(logits: &[f32]) {
+        let all = Isa::all();
+        let first = summary(all[0], logits);
+        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let d: Vec<f64> = logits.iter().map(|&l| f64::from(l) - max).collect();
+        let z: f64 = d.iter().map(|d| d.exp()).sum();
+        let p: Vec<f64> = d.iter().map(|d| d.exp() / z).collect();
+        // 0 · ∞ would stand for the limit 0.
+        let h: f64 = p.iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
+        let v: f64 = p.iter().filter(|&&p| p > 0.0).map(|p| p * (p.ln() + h).powi(2)).sum();
+        let close = |a: f32, b: f64| (f64::from(a) - b).abs() <= 2e-5 * (1.0 + b.abs());
+        assert!(close(first.entropy(), h), "entropy {} {h}", first.entropy());
+        assert!(close(first.varentropy(), v), "varentropy {} {v}", first.varentropy());
+        assert!(close(first.top1(), 1.0 / z), "top1 {} {}", first.top1(), 1.0 / z);
+        assert!((first.log_z() - (max + z.ln())).abs() < 1e-5 * (1.0 + max.abs()));
+        let choice = choose(
+            logits,
+            &Sampling::GREEDY,
+            &History::default(),
+            &[],
+            None,
+            1,
+            &mut Scratch::default(),
+        );
+        assert_eq!(first.best.0, choice.token as usize);
+        assert_eq!(first.second.map(|(i, _)| i as u32), choice.runner_up);
+        assert_eq!(first.margin().to_bits(), choice.margin.to_bits());
+        for isa in &all[1..] {
+            let other = summary(*isa, logits);
+            let bits = |s: &Summary| [s.z, s.s, s.q].map(f64::to_bits);
+            assert_eq!(bits(&first), bits(&other), "{isa:?}");
+            assert_eq!((first.best, first.second), (other.best, other.second));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_f64_and_with_the_sampler(
+            len in 1_usize..4000,
+            seed: u32,
+            spread in prop::sample::select(vec![0.0_f32, 0.01, 1.0, 10.0, 1e4, 1e30]),
+            levels in prop::sample::select(vec![3_u32, 1000, u32::MAX]),
+        ) {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let level = f64::from(state % levels) / f64::from(levels);
+                (level as f32 - 0.5) * spread
+            };
+            let logits: Vec<f32> = (0..len).map(|_| next()).collect();
+            check(&logits);
+        }
+    }
+
+    #[test]
+    fn extremes() {
+        check(&[1.0]);
+        check(&[f32::MAX, f32::MIN]);
+        check(&[-0.0, 0.0, -0.0]);
+        check(&vec![7.5; 3 * TILE + 5]);
+    }
+
+    #[test]
+    fn one_bad_logit_is_enough() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 7, 1023, 1024, 2050] {
+                for isa in Isa::all() {
+                    let mut logits = vec![1.0; 2051];
+                    assert!(summary(isa, &logits).finite);
+                    logits[at] = bad;
+                    assert!(!summary(isa, &logits).finite, "{bad} at {at} {isa:?}");
+                }
+            }
+        }
+    }
+}

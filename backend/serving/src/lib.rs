@@ -1,0 +1,41 @@
+//! A model ready to serve: what the Triton backend and the command line share.
+//!
+//! [`Options`] (what a model's owner sets) → [`Model::load`] → a [`Model`] and its engine.
+//! [`Parameters`] (what a request sets) → [`Model::prepare`] → a [`Prepared`] request. [`Inflight`]
+//! runs the engine on a thread of its own and hands events to [`Sink`]s; the iterative driver steps it
+//! itself. Nothing here knows Triton.
+#![forbid(unsafe_code)]
+
+mod device;
+mod error;
+mod inflight;
+mod load_error;
+mod model;
+mod nearest;
+mod options;
+mod pairing;
+mod parameters;
+mod policy;
+mod prepare;
+mod profiles;
+mod prompt;
+mod size;
+mod sizing;
+mod value;
+
+pub use device::Device;
+pub use error::{ErrorKind, RequestError};
+pub use inflight::{Inflight, NoObserver, Observer, Rejected, Sink};
+pub use load_error::LoadError;
+pub use model::{CpuEngine, Memory, Model, ThermalReading};
+pub use options::{
+    DEFAULT_REFRESH, DEFAULT_WINDOW, MAX_WINDOW, OPTION_KEYS, Options, OptionsError,
+};
+pub use parameters::{
+    DEFAULT_MAX_TOKENS, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Parameters, SAMPLING_KEYS,
+};
+pub use policy::{POLICY_NAMES, PolicyName, UnknownPolicy};
+pub use prepare::Prepared;
+pub use prompt::Prompt;
+pub use size::{format_bytes, parse_bytes};
+pub use value::Value;

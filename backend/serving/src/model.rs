@@ -1,0 +1,293 @@
+//! A loaded model: everything about it but the engine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rewind_checkpoint::{ChatTemplate, Checkpoint, GenerationDefaults, ModelSpec, Tokenizer};
+use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
+use rewind_engine::text::Vocabulary;
+use rewind_engine::{Engine, Executor, Limits, Settings, Weights};
+use rewind_monitor::{Celsius, Chip, ThermalWatch, choose_thermometer};
+
+use crate::load_error::LoadError;
+use crate::options::Options;
+use crate::pairing::check_pair;
+use crate::profiles::Profiles;
+use crate::size::format_bytes;
+use crate::sizing;
+
+/// The engine over this machine's CPU.
+pub type CpuEngine = Engine<CpuExecutor>;
+
+/// A model with its tokenizer, profiles and thermometer; shared by all that prepare requests.
+#[derive(Debug)]
+pub struct Model {
+    options: Options,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    generation: GenerationDefaults,
+    fingerprint: String,
+    limits: Limits,
+    memory: Memory,
+    kernels: Vec<String>,
+    draft_identity: String,
+    shadow_identity: String,
+    profiles: Profiles,
+    thermometer: String,
+    watch: ThermalWatch,
+}
+
+/// Memory of a model, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Draft weights, parts shared with the shadow included.
+    pub draft: u64,
+    /// Shadow weights, parts shared with the draft included.
+    pub shadow: u64,
+    /// What draft and shadow share.
+    pub shared: u64,
+    /// Keys and values, all pages; the system hands it out when pages are first used.
+    pub kv: u64,
+}
+
+/// The chip's temperature and what it does to thresholds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThermalReading {
+    /// Last temperature in °C; `None` without a sensor, or if it has failed for a while.
+    pub celsius: Option<f32>,
+    /// KT under the model's profile, ≥ 1.
+    pub coefficient: f32,
+}
+
+impl Model {
+    /// Loads a model and makes an engine for it.
+    ///
+    /// What the options leave open: one thread for each core; sequences of up to 4096 tokens or the
+    /// model's own limit, whichever is less; 64 sequences at once; 256 rows a pass; KV memory for 8
+    /// sequences of full length, at most a quarter of the machine's (or the control group's) memory.
+    ///
+    /// # Errors
+    /// Whatever is wrong with options or files; see [`LoadError`].
+    pub fn load(options: Options) -> Result<(Arc<Self>, CpuEngine), LoadError> {
+        Self::load_watched(options, |_| ())
+    }
+
+    /// As [`Model::load`], telling `progress` the share of the weights that are packed, 0 to 1.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_watched(
+        options: Options,
+        mut progress: impl FnMut(f32),
+    ) -> Result<(Arc<Self>, CpuEngine), LoadError> {
+        // Cheap checks come first: a mistyped setting should not cost the time of reading weights.
+        let profiles = Profiles::load(&options.profile)?;
+        let thermometer = choose_thermometer(options.thermometer, Chip::Cpu)?;
+        let checkpoint = open("model", &options.model)?;
+        let shadow = options.shadow.as_deref().map(|path| open("shadow", path)).transpose()?;
+        if let Some(shadow) = &shadow {
+            check_pair(&checkpoint, shadow)?;
+        }
+        sizing::positions(checkpoint.spec(), &options)?;
+        let threads = options.threads.unwrap_or_else(cores);
+        let weights = pack(&checkpoint, shadow.as_ref(), &options, threads, &mut progress)?;
+        // The files are unmapped here: see `Checkpoint`.
+        drop(shadow);
+        let fingerprint = checkpoint.fingerprint().to_owned();
+        let (spec, tokenizer, chat_template, generation) = checkpoint.into_parts();
+
+        let page = CpuExecutor::page_bytes(&weights, sizing::PAGE_TOKENS as usize);
+        let page = page.map_or(u64::MAX, |bytes| bytes as u64);
+        let limits = sizing::limits(&spec, &options, page, sizing::memory())?;
+        let config = Config {
+            threads,
+            slots: limits.slots as usize,
+            rows: limits.rows as usize,
+            pages: limits.pages as usize,
+            page_tokens: limits.page_tokens as usize,
+            positions: limits.positions as usize,
+            isa: Isa::detect(),
+        };
+        let executor = CpuExecutor::new(Arc::new(weights), config)?;
+        let draft_identity = executor.identity(Weights::Draft);
+        for profile in profiles.iter() {
+            if let Some(warning) = profile.warn_if_fitted_elsewhere(&draft_identity) {
+                tracing::warn!("{warning}");
+            }
+        }
+        let memory = executor.memory();
+        let model = Self {
+            memory: Memory {
+                draft: memory.weights.draft as u64,
+                shadow: memory.weights.shadow as u64,
+                shared: memory.weights.shared as u64,
+                kv: memory.kv as u64,
+            },
+            kernels: executor.kernels(),
+            shadow_identity: executor.identity(Weights::Full),
+            draft_identity,
+            thermometer: thermometer.name().to_owned(),
+            watch: ThermalWatch::start(thermometer).map_err(LoadError::Thread)?,
+            limits,
+            profiles,
+            spec,
+            tokenizer,
+            chat_template,
+            generation,
+            fingerprint,
+            options,
+        };
+        let pieces = (0..model.limits.vocabulary).map(|id| model.tokenizer.piece(id));
+        let vocabulary = Vocabulary::new(pieces);
+        let settings = Settings {
+            max_queue: model.options.max_queue,
+            max_batch_rows: model.limits.rows,
+            verify_rows: model.options.verify_rows,
+            verify_wait: model.options.verify_wait,
+        };
+        let engine = Engine::new(executor, vocabulary, settings);
+        for (what, value) in model.describe() {
+            tracing::info!("{what}: {value}");
+        }
+        Ok((Arc::new(model), engine))
+    }
+
+    /// The options that it was loaded with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Its shape.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Its chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// Its end-of-sequence tokens and suggested settings.
+    pub fn generation(&self) -> &GenerationDefaults {
+        &self.generation
+    }
+
+    /// What the executor can hold.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Memory that it takes.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Numeric identity of one copy of the weights.
+    pub fn identity(&self, weights: Weights) -> &str {
+        match weights {
+            Weights::Draft => &self.draft_identity,
+            Weights::Full => &self.shadow_identity,
+        }
+    }
+
+    /// The chip's temperature now, and KT under the model's profile.
+    pub fn thermal(&self) -> ThermalReading {
+        let celsius = self.celsius();
+        let coefficient =
+            self.profiles.get(None).map_or(1.0, |profile| profile.thermal_coefficient(celsius));
+        ThermalReading { celsius: celsius.map(|celsius| celsius.0), coefficient }
+    }
+
+    /// What was loaded and how, a line each, for logs and people.
+    pub fn describe(&self) -> Vec<(String, String)> {
+        let Limits { slots, rows, pages, page_tokens, positions, .. } = self.limits;
+        let Options { policy, window, refresh, profile, .. } = &self.options;
+        let mut lines = vec![
+            ("model", self.options.model.display().to_string()),
+            ("fingerprint", self.fingerprint.clone()),
+            ("parameters", self.spec.parameters().to_string()),
+            ("draft weights", format_bytes(self.memory.draft)),
+            ("shadow weights", format_bytes(self.memory.shadow)),
+        ];
+        lines.extend(self.kernels.iter().map(|kernel| ("kernels", kernel.clone())));
+        lines.extend([
+            (
+                "KV cache",
+                format!(
+                    "{} for {} tokens in {pages} pages of {page_tokens}",
+                    format_bytes(self.memory.kv),
+                    u64::from(pages) * u64::from(page_tokens)
+                ),
+            ),
+            (
+                "limits",
+                format!(
+                    "{positions} tokens a sequence, {slots} sequences and {rows} rows at once, \
+                     {} waiting",
+                    self.options.max_queue
+                ),
+            ),
+            ("policy", policy.with(*window, *refresh).to_string()),
+            ("profile", profile.clone()),
+            ("thermometer", self.thermometer.clone()),
+        ]);
+        lines.into_iter().map(|(what, value)| (what.to_owned(), value)).collect()
+    }
+
+    pub(crate) fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    pub(crate) fn celsius(&self) -> Option<Celsius> {
+        self.watch.celsius()
+    }
+
+    /// Most bytes of a prompt: so many as the longest sequence of the longest pieces has.
+    pub(crate) fn prompt_bytes(&self) -> usize {
+        // Special tokens stand for texts that are no pieces, such as `<|im_start|>`.
+        const LONGEST_SPECIAL: usize = 32;
+        let longest = self.tokenizer.max_piece_len().max(LONGEST_SPECIAL);
+        longest.saturating_mul(self.limits.positions as usize)
+    }
+}
+
+/// Cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+fn open(key: &'static str, path: &Path) -> Result<Checkpoint, LoadError> {
+    if !path.exists() {
+        return Err(LoadError::Missing { key, path: path.to_owned() });
+    }
+    Checkpoint::open(path).map_err(|source| LoadError::Checkpoint { key, source })
+}
+
+/// Reads and packs both copies of the weights.
+fn pack(
+    checkpoint: &Checkpoint,
+    shadow: Option<&Checkpoint>,
+    options: &Options,
+    threads: usize,
+    progress: &mut dyn FnMut(f32),
+) -> Result<CpuModel, LoadError> {
+    let both = LoadOptions { draft: Some(options.draft), shadow: true, threads };
+    let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
+        CpuModel::load(
+            from.spec(),
+            |tensor| from.tensor(tensor),
+            what,
+            |p| progress(done + part * p.done as f32 / p.total.max(1) as f32),
+        )
+    };
+    let Some(shadow) = shadow else { return Ok(load(checkpoint, both, 0.0, 1.0)?) };
+    let draft = load(checkpoint, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
+    let shadow = load(shadow, LoadOptions { draft: None, ..both }, 0.5, 0.5)?;
+    Ok(draft.with_shadow_of(shadow))
+}

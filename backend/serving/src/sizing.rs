@@ -1,0 +1,172 @@
+//! How much memory for keys and values, how many sequences, how long.
+//!
+//! All defaults in one place, as a pure function of the model's shape, the options and the machine's
+//! memory. The KV cache is the one that matters: its pages cost nothing until they are first used, so
+//! the default is generous, but bounded by a share of the memory.
+
+use rewind_checkpoint::ModelSpec;
+use rewind_engine::Limits;
+
+use crate::load_error::LoadError;
+use crate::options::{MAX_WINDOW, Options};
+
+/// Positions in a KV page.
+pub(crate) const PAGE_TOKENS: u32 = 32;
+/// Longest sequence by default, where the model does not set a lower limit.
+pub(crate) const DEFAULT_POSITIONS: u32 = 4096;
+/// Sequences that run at once by default.
+pub(crate) const DEFAULT_SEQUENCES: u32 = 64;
+/// Rows of a pass by default: enough for a prompt chunk to use the weights well, little enough for
+/// the sequences beside it not to wait long.
+pub(crate) const DEFAULT_ROWS: u32 = 256;
+/// The default cache holds this many sequences of full length: more short ones, since a sequence
+/// reserves only what it may need.
+pub(crate) const DEFAULT_FULL_SEQUENCES: u64 = 8;
+/// The default cache takes at most this part of the memory.
+const MEMORY_SHARE: u64 = 4;
+
+/// Longest sequence, in tokens.
+pub(crate) fn positions(spec: &ModelSpec, options: &Options) -> Result<u32, LoadError> {
+    let made_for = u32::try_from(spec.max_positions).unwrap_or(u32::MAX);
+    match options.max_sequence_length {
+        Some(asked) if asked > made_for => Err(LoadError::TooLong { asked, made_for }),
+        Some(asked) => Ok(asked),
+        None => Ok(made_for.min(DEFAULT_POSITIONS)),
+    }
+}
+
+/// Limits of an executor for this model, whose KV pages take `page` bytes each, on a machine with
+/// `memory` bytes.
+pub(crate) fn limits(
+    spec: &ModelSpec,
+    options: &Options,
+    page: u64,
+    memory: u64,
+) -> Result<Limits, LoadError> {
+    let positions = positions(spec, options)?;
+    let slots = options.max_sequences.unwrap_or(DEFAULT_SEQUENCES);
+    // Every sequence has a row in the pass that decodes it, and a rewind needs its window at once.
+    let rows = options.max_batch_rows.unwrap_or_else(|| DEFAULT_ROWS.max(slots));
+    let of_one = u64::from(positions.saturating_add(MAX_WINDOW).div_ceil(PAGE_TOKENS));
+    let pages = match options.kv_memory {
+        Some(bytes) if bytes < page => {
+            return Err(LoadError::KvMemory { bytes, page, tokens: PAGE_TOKENS });
+        }
+        Some(bytes) => bytes / page,
+        None => {
+            let wanted = of_one * DEFAULT_FULL_SEQUENCES.min(slots.into());
+            wanted.min(memory / MEMORY_SHARE / page).max(1)
+        }
+    };
+    if pages < of_one {
+        tracing::warn!(
+            "the KV cache holds {} tokens, less than one sequence of max_sequence_length = \
+             {positions}: longer requests will be refused; raise kv_memory",
+            pages * u64::from(PAGE_TOKENS)
+        );
+    }
+    Ok(Limits {
+        vocabulary: u32::try_from(spec.vocab_size).unwrap_or(u32::MAX),
+        layers: u16::try_from(spec.layers).unwrap_or(u16::MAX),
+        slots,
+        rows,
+        // Page ids are 32-bit; that many pages of any real model exceed every machine.
+        pages: u32::try_from(pages).unwrap_or(u32::MAX),
+        page_tokens: PAGE_TOKENS,
+        positions,
+    })
+}
+
+/// Bytes of memory that this process may use: the machine's, or its control group's if lower.
+pub(crate) fn memory() -> u64 {
+    // Where the system does not say, what any machine that runs a server has.
+    const UNKNOWN: u64 = 4 << 30;
+    let Ok(mut system) = sysinfo::System::new() else { return UNKNOWN };
+    system.refresh_memory();
+    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
+    match system.total_memory().min(group) {
+        0 => UNKNOWN,
+        memory => memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rewind_checkpoint::{Architecture, Rope, RopeScaling};
+
+    use super::*;
+
+    /// A page of the model below.
+    const PAGE: u64 = 30 * 2 * 3 * 64 * 4 * PAGE_TOKENS as u64;
+
+    fn spec() -> ModelSpec {
+        ModelSpec {
+            architecture: Architecture::Llama,
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            rms_epsilon: 1e-5,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+            max_positions: 2048,
+            tied_head: true,
+            qkv_bias: false,
+            qk_norm: false,
+        }
+    }
+
+    fn options(change: impl FnOnce(&mut Options)) -> Options {
+        let mut options = Options::new("m".into());
+        change(&mut options);
+        options
+    }
+
+    #[test]
+    fn defaults_follow_the_model_and_the_machine() {
+        let of_one = (2048 + 64) / 32;
+        let roomy = limits(&spec(), &options(|_| ()), PAGE, 64 << 30).unwrap();
+        assert_eq!((roomy.positions, roomy.slots, roomy.rows), (2048, 64, 256));
+        assert_eq!(roomy.pages, 8 * of_one);
+        let tight = limits(&spec(), &options(|_| ()), PAGE, 1 << 30).unwrap();
+        assert_eq!(u64::from(tight.pages), (1 << 28) / PAGE);
+        let long = ModelSpec { max_positions: 131_072, ..spec() };
+        assert_eq!(limits(&long, &options(|_| ()), PAGE, 64 << 30).unwrap().positions, 4096);
+    }
+
+    #[test]
+    fn options_win() {
+        let set = options(|o| {
+            o.kv_memory = Some(100 << 20);
+            o.max_sequence_length = Some(512);
+            o.max_sequences = Some(2);
+            o.max_batch_rows = Some(16);
+        });
+        let limits = limits(&spec(), &set, PAGE, 1 << 20).unwrap();
+        assert_eq!((limits.positions, limits.slots, limits.rows), (512, 2, 16));
+        assert_eq!(u64::from(limits.pages), (100 << 20) / PAGE);
+    }
+
+    #[test]
+    fn one_sequence_needs_room_for_one_only() {
+        let limits =
+            limits(&spec(), &options(|o| o.max_sequences = Some(1)), PAGE, 64 << 30).unwrap();
+        assert_eq!(limits.pages, (2048 + 64) / 32);
+    }
+
+    #[test]
+    fn impossible_wishes_are_errors() {
+        let error = |o: Options| limits(&spec(), &o, PAGE, 64 << 30).unwrap_err().to_string();
+        let long = error(options(|o| o.max_sequence_length = Some(4096)));
+        assert!(long.contains("4096") && long.contains("2048"), "{long}");
+        let small = error(options(|o| o.kv_memory = Some(1000)));
+        assert!(small.contains("kv_memory") && small.contains("1000"), "{small}");
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(memory() > 64 << 20);
+    }
+}

@@ -1,0 +1,233 @@
+//! A model as Triton sees it.
+
+use std::ffi::{c_char, c_void};
+use std::path::PathBuf;
+use std::ptr::{self, NonNull};
+use std::slice;
+
+use super::error::{Code, Error, Result};
+use super::{BackendHandle, copy_text, sys};
+
+/// Version of the model configuration format that is read and written.
+const CONFIG_VERSION: u32 = 1;
+
+/// A model, for the length of one entry point.
+#[derive(Debug)]
+pub(crate) struct ModelHandle {
+    raw: NonNull<sys::TRITONBACKEND_Model>,
+}
+
+impl ModelHandle {
+    /// # Safety
+    /// `raw` is null or a model that outlives the handle.
+    pub(super) unsafe fn from_raw(raw: *mut sys::TRITONBACKEND_Model) -> Result<Self> {
+        let raw = NonNull::new(raw).ok_or_else(|| Error::internal("Triton passed no model"))?;
+        Ok(Self { raw })
+    }
+
+    /// Its name in the repository.
+    pub(crate) fn name(&self) -> Result<String> {
+        let mut name = ptr::null();
+        // SAFETY: a live model; the name lives as long as it does and is copied at once.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelName(self.raw.as_ptr(), &raw mut name))?;
+            Ok(copy_text(name))
+        }
+    }
+
+    /// The version that is being loaded.
+    pub(crate) fn version(&self) -> Result<u64> {
+        let mut version = 0;
+        // SAFETY: a live model and a live integer.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelVersion(self.raw.as_ptr(), &raw mut version))
+        }?;
+        Ok(version)
+    }
+
+    /// The version folder, to which paths of the configuration are relative.
+    ///
+    /// # Errors
+    /// The repository is not a folder of this machine's file system.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        let mut kind = 0;
+        let mut location = ptr::null();
+        // SAFETY: a live model; the location lives as long as it does and is copied at once.
+        let location = unsafe {
+            Error::check(sys::TRITONBACKEND_ModelRepository(
+                self.raw.as_ptr(),
+                &raw mut kind,
+                &raw mut location,
+            ))?;
+            copy_text(location)
+        };
+        if kind != sys::TRITONBACKEND_ARTIFACT_FILESYSTEM {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("the model repository {location} is not a folder of this file system"),
+            ));
+        }
+        Ok(PathBuf::from(location).join(self.version()?.to_string()))
+    }
+
+    /// The configuration as JSON.
+    pub(crate) fn config(&self) -> Result<serde_json::Value> {
+        let mut message = ptr::null_mut();
+        // SAFETY: a live model; the message becomes ours.
+        let message = unsafe {
+            Error::check(sys::TRITONBACKEND_ModelConfig(
+                self.raw.as_ptr(),
+                CONFIG_VERSION,
+                &raw mut message,
+            ))?;
+            Message(message)
+        };
+        let (mut base, mut size) = (ptr::null::<c_char>(), 0_usize);
+        // SAFETY: a live message; the text belongs to it and is parsed before it is deleted.
+        let text = unsafe {
+            Error::check(sys::TRITONSERVER_MessageSerializeToJson(
+                message.0,
+                &raw mut base,
+                &raw mut size,
+            ))?;
+            slice::from_raw_parts(base.cast::<u8>(), size)
+        };
+        serde_json::from_slice(text).map_err(|error| {
+            Error::internal(format!("Triton's model configuration is no JSON: {error}"))
+        })
+    }
+
+    /// Whether the server wants a missing part of the configuration filled in.
+    pub(crate) fn wants_completion(&self) -> Result<bool> {
+        let mut wants = false;
+        // SAFETY: a live model and a live flag.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelAutoCompleteConfig(
+                self.raw.as_ptr(),
+                &raw mut wants,
+            ))
+        }?;
+        Ok(wants)
+    }
+
+    /// Replaces the configuration; only while the model initializes.
+    pub(crate) fn set_config(&self, config: &serde_json::Value) -> Result<()> {
+        let text = config.to_string();
+        let mut message = ptr::null_mut();
+        // SAFETY: base and size are those of `text`; the message becomes ours.
+        let message = unsafe {
+            Error::check(sys::TRITONSERVER_MessageNewFromSerializedJson(
+                &raw mut message,
+                text.as_ptr().cast(),
+                text.len(),
+            ))?;
+            Message(message)
+        };
+        // SAFETY: a live model and a live message; Triton copies what it needs.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelSetConfig(
+                self.raw.as_ptr(),
+                CONFIG_VERSION,
+                message.0,
+            ))
+        }
+    }
+
+    /// Reports how many bytes of host memory unloading the model would free.
+    pub(crate) fn report_memory(&self, bytes: u64) -> Result<()> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the attributes become ours.
+        let mut usage = unsafe {
+            Error::check(sys::TRITONSERVER_BufferAttributesNew(&raw mut raw))?;
+            BufferAttributes(raw)
+        };
+        // SAFETY: live attributes and a live model; Triton copies one entry.
+        unsafe {
+            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryType(
+                usage.0,
+                sys::TRITONSERVER_MEMORY_CPU,
+            ))?;
+            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryTypeId(usage.0, 0))?;
+            Error::check(sys::TRITONSERVER_BufferAttributesSetByteSize(usage.0, bytes as usize))?;
+            Error::check(sys::TRITONBACKEND_ModelReportMemoryUsage(
+                self.raw.as_ptr(),
+                &raw mut usage.0,
+                1,
+            ))
+        }
+    }
+
+    /// The backend it belongs to.
+    pub(super) fn backend(&self) -> Result<BackendHandle> {
+        let mut backend = ptr::null_mut();
+        // SAFETY: a live model, which keeps its backend alive.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelBackend(self.raw.as_ptr(), &raw mut backend))?;
+            BackendHandle::from_raw(backend)
+        }
+    }
+
+    /// Hands a state to Triton's keeping.
+    pub(super) fn set_state<T: Send + Sync>(&self, state: Box<T>) -> Result<()> {
+        let state = Box::into_raw(state);
+        // SAFETY: a live model; the pointer is only ever read back by this module.
+        let set = unsafe {
+            Error::check(sys::TRITONBACKEND_ModelSetState(self.raw.as_ptr(), state.cast()))
+        };
+        if set.is_err() {
+            // SAFETY: made from a box above, and Triton did not take it.
+            drop(unsafe { Box::from_raw(state) });
+        }
+        set
+    }
+
+    /// The state, if one was set.
+    ///
+    /// # Safety
+    /// The state was set as a `T`, and is not taken while the borrow lives.
+    pub(super) unsafe fn state<T>(&self) -> Result<Option<&T>> {
+        // SAFETY: the contract above.
+        Ok(unsafe { self.raw_state()?.cast::<T>().as_ref() })
+    }
+
+    /// Takes the state back.
+    ///
+    /// # Safety
+    /// The state was set as a `T`, and no borrow of it is alive.
+    pub(super) unsafe fn take_state<T>(&self) -> Result<Option<Box<T>>> {
+        let state = self.raw_state()?;
+        // SAFETY: a live model.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelSetState(self.raw.as_ptr(), ptr::null_mut()))
+        }?;
+        // SAFETY: set from a box of this type by the contract above, and taken once.
+        Ok((!state.is_null()).then(|| unsafe { Box::from_raw(state.cast()) }))
+    }
+
+    fn raw_state(&self) -> Result<*mut c_void> {
+        let mut state = ptr::null_mut();
+        // SAFETY: a live model and a live pointer.
+        unsafe { Error::check(sys::TRITONBACKEND_ModelState(self.raw.as_ptr(), &raw mut state)) }?;
+        Ok(state)
+    }
+}
+
+/// An owned message.
+struct Message(*mut sys::TRITONSERVER_Message);
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: owned, and deleted once. There is nothing to do about an error.
+        let _ = unsafe { Error::check(sys::TRITONSERVER_MessageDelete(self.0)) };
+    }
+}
+
+/// Owned buffer attributes.
+struct BufferAttributes(*mut sys::TRITONSERVER_BufferAttributes);
+
+impl Drop for BufferAttributes {
+    fn drop(&mut self) {
+        // SAFETY: owned, and deleted once. There is nothing to do about an error.
+        let _ = unsafe { Error::check(sys::TRITONSERVER_BufferAttributesDelete(self.0)) };
+    }
+}

@@ -1,0 +1,196 @@
+//! A loaded model and its instances.
+
+use std::sync::Arc;
+
+use rewind_serving::{CpuEngine, Options};
+
+use crate::answer::{Answer, Terms};
+use crate::config::{Config, Scheduling};
+use crate::decode::{Decoded, decode, request_error};
+use crate::encode::Encoder;
+use crate::exchange::Exchange;
+use crate::ffi::{
+    Code, Error, Holds, InstanceHandle, InstanceKind, ModelHandle, Request, Responder, now,
+};
+use crate::inflight::Inflight;
+use crate::iterative::Iterative;
+use crate::metrics::{Families, Metrics, Ticker};
+
+/// A loaded model: one engine, however many instances point at it.
+#[derive(Debug)]
+pub(crate) struct Model {
+    name: String,
+    version: u64,
+    // In the order of shutdown: when the driver is gone, the ticker has nothing left to push.
+    driver: Driver,
+    _ticker: Ticker,
+}
+
+/// What both drivers serve with.
+#[derive(Debug)]
+pub(crate) struct Service {
+    model: Arc<rewind_serving::Model>,
+    /// Whether tensors have a batch dimension.
+    batched: bool,
+    /// Where figures go.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A request that is ready for the engine, and its answer.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// For the engine.
+    pub(crate) request: rewind_engine::Request,
+    /// For the client.
+    pub(crate) answer: Answer,
+}
+
+#[derive(Debug)]
+enum Driver {
+    Inflight(Inflight),
+    Iterative(Iterative),
+}
+
+/// One instance of a model.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    model: Arc<Model>,
+    holds: Holds,
+}
+
+impl Model {
+    /// Completes the configuration and loads the model.
+    ///
+    /// # Errors
+    /// A setting, a file or a tensor that is wrong, by name.
+    pub(crate) fn load(handle: &ModelHandle, families: &Families) -> Result<Self, Error> {
+        let (name, version) = (handle.name()?, handle.version()?);
+        let mut config = handle.config()?;
+        let (read, changed) = Config::read(&mut config, handle.wants_completion()?)?;
+        if changed {
+            handle.set_config(&config)?;
+        }
+        let options = Options::from_parameters(&handle.folder()?, &read.parameters)
+            .map_err(|error| Error::invalid(format!("config.pbtxt: {error}")))?;
+        let (model, engine) = rewind_serving::Model::load(options)
+            .map_err(|error| Error::new(Code::InvalidArg, error.to_string()))?;
+        let memory = model.memory();
+        handle.report_memory(memory.draft + memory.shadow - memory.shared + memory.kv)?;
+        Self::start(name, version, &read, model, engine, families)
+    }
+
+    fn start(
+        name: String,
+        version: u64,
+        config: &Config,
+        model: Arc<rewind_serving::Model>,
+        engine: CpuEngine,
+        families: &Families,
+    ) -> Result<Self, Error> {
+        let metrics = Arc::new(Metrics::new(families, &name, version, engine.load())?);
+        let service = Arc::new(Service {
+            model: Arc::clone(&model),
+            batched: config.batched,
+            metrics: Arc::clone(&metrics),
+        });
+        let driver = match config.scheduling {
+            Scheduling::Inflight => Driver::Inflight(Inflight::start(service, engine)?),
+            Scheduling::Iterative => Driver::Iterative(Iterative::start(service, engine)?),
+        };
+        let ticker = Ticker::start(metrics, move || model.thermal())?;
+        Ok(Self { name, version, driver, _ticker: ticker })
+    }
+
+    /// Its name in the repository.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its version.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl Service {
+    /// Decodes, checks and tokenizes a request.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn admit(&self, exchange: &Exchange) -> Result<Admitted, Error> {
+        let Decoded { prompt, parameters, outputs } = decode(exchange.request()?, self.batched)?;
+        let echo = parameters.echoes_prompt().map_err(request_error)?;
+        let prepared = self.model.prepare(prompt, &parameters).map_err(request_error)?;
+        self.metrics.threshold(prepared.gate.threshold);
+        tracing::debug!(
+            id = exchange.request()?.id()?,
+            prompt_tokens = prepared.prompt_tokens,
+            policy = %prepared.request.policy,
+            threshold = prepared.gate.threshold,
+            seed = prepared.seed,
+            "request admitted"
+        );
+        let answer = Answer::new(&parameters, &outputs, &prepared, echo, exchange.start());
+        Ok(Admitted { request: prepared.request, answer })
+    }
+
+    /// What builds the responses of a request.
+    pub(crate) fn encoder<'a>(&'a self, terms: &'a Terms) -> Encoder<'a> {
+        Encoder { terms, batched: self.batched, model: &self.model }
+    }
+}
+
+impl Instance {
+    /// Checks that the instance may run where it was put.
+    ///
+    /// # Errors
+    /// It was put on a GPU.
+    pub(crate) fn new(handle: &InstanceHandle, model: &Arc<Model>) -> Result<Self, Error> {
+        let (name, kind) = (handle.name()?, handle.kind()?);
+        if let InstanceKind::Gpu(_) = kind {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("instance {name} is {kind}: this build serves on the CPU, so use KIND_CPU"),
+            ));
+        }
+        tracing::info!("TRITONBACKEND_ModelInstanceInitialize: {name} ({kind})");
+        Ok(Self { model: Arc::clone(model), holds: handle.holds() })
+    }
+
+    /// Takes over a batch; every request of it is answered and released, here or later.
+    pub(crate) fn execute(&self, batch: Vec<(Request, Responder)>) {
+        let start = now();
+        let batch = batch
+            .into_iter()
+            .map(|(request, responder)| Exchange::new(request, responder, self.holds.hold(), start))
+            .collect();
+        match &self.model.driver {
+            Driver::Inflight(driver) => driver.execute(batch),
+            Driver::Iterative(driver) => driver.execute(batch),
+        }
+    }
+
+    /// Whether the engine can serve.
+    ///
+    /// # Errors
+    /// Unavailable: it died of an internal error.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        let alive = match &self.model.driver {
+            Driver::Inflight(driver) => driver.is_alive(),
+            Driver::Iterative(driver) => driver.is_alive(),
+        };
+        if alive {
+            Ok(())
+        } else {
+            Err(Error::unavailable(format!(
+                "the engine of {} stopped after an internal error: reload the model",
+                self.model.name
+            )))
+        }
+    }
+
+    /// Waits until no request needs the instance.
+    pub(crate) fn finalize(self) {
+        self.holds.wait();
+    }
+}
