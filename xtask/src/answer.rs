@@ -144,10 +144,11 @@ impl Totals {
             count => format!("{:.2}", self.entropy / count as f64),
         };
         format!(
-            "{} tokens ({}) · {} rewinds · mean entropy {entropy} nats · {rate} tok/s",
+            "{} tokens ({}) · {} rewind{} · mean entropy {entropy} nats · {rate} tok/s",
             self.tokens,
             decisions.join(", "),
             self.rewinds,
+            if self.rewinds == 1 { "" } else { "s" },
         )
     }
 }
@@ -242,7 +243,7 @@ mod tests {
         totals.add(&Event::read(r#"{"text_output":"."}"#).unwrap(), start + Duration::from_secs(9));
         assert_eq!(
             totals.line(),
-            "3 tokens (1 draft, 1 rewound, 1 verified) · 1 rewinds · mean entropy 2.00 nats · 100.0 tok/s"
+            "3 tokens (1 draft, 1 rewound, 1 verified) · 1 rewind · mean entropy 2.00 nats · 100.0 tok/s"
         );
         assert_eq!(totals.tokens(), 3);
     }

@@ -122,17 +122,22 @@ fn answer(
     let mut totals = Totals::default();
     let mut held = Held::default();
     let mut rows = String::new();
+    let mut text = String::new();
     generate::stream(&mut server, name, prompt, |event, when| {
         totals.add(event, when);
         if list {
             rows.push_str(&table_rows(event));
         }
+        text.push_str(&event.text());
         say(&marks::marked(event, &mut held, colours))
     })?;
+    // One empty line below the answer, however many the answer ends with.
+    let below = 2_usize.saturating_sub(text.len() - text.trim_end_matches('\n').len());
+    say(&"\n".repeat(below))?;
     if list {
-        say(&format!("\n\n{TABLE_HEAD}\n{rows}"))?;
+        say(&format!("{TABLE_HEAD}\n{rows}\n"))?;
     }
-    say(&format!("\n\n{}\n", style(totals.line()).bold()))?;
+    say(&format!("{}\n", style(totals.line()).bold()))?;
     ensure!(totals.tokens() > 0, "the answer has no tokens.\n{}", server.last_words());
     Ok(())
 }

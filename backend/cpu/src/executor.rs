@@ -264,11 +264,9 @@ fn conclude(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratch) ->
         let statistics = Statistics::NOT_FINITE;
         return RowResult { statistics, suspect: true, logits: raw, ..empty() };
     }
-    let mut statistics = Statistics { finite: true, ..empty().statistics };
+    let mut statistics = empty().statistics;
     if wants_sums(row) {
-        statistics.entropy = summary.entropy();
-        statistics.varentropy = summary.varentropy();
-        statistics.top1 = summary.top1();
+        statistics = summary.statistics();
     }
     let (mut token, mut runner_up) = (None, None);
     if let Some(choose) = &outputs.choose {

@@ -5,14 +5,10 @@
 //! The vocabulary is cut into tiles of [`TILE`]. Of each tile are known its two best logits, and with
 //! d = logit − best and e = eᵈ the sums Z = Σ e, S = Σ e·d, Q = Σ e·d²; each sum has 8 lanes over
 //! ascending ids by fused multiply-add and ends in [`crate::order::tree`]. Tiles are merged in
-//! ascending order in f64: to move sums to a larger maximum, δ = old − new ≤ 0,
-//!
-//! ```text
-//! Q' = e^δ (Q + 2 δ S + δ² Z)    S' = e^δ (S + δ Z)    Z' = e^δ Z
-//! ```
-//!
-//! Then H = ln Z − S/Z, varentropy = Q/Z − (S/Z)², and the largest probability is 1/Z. The two best
-//! logits come without order: they are exact. So threads may take any tiles.
+//! ascending order by [`Sums::merge`], in f64. The two best logits come without order: they are
+//! exact. So threads may take any tiles.
+
+use rewind_monitor::{Statistics, Sums};
 
 use crate::arch::{Kernel, LANES, Simd, vectors};
 use crate::exp::{LOW, exp};
@@ -28,13 +24,13 @@ pub(crate) struct Tile {
     /// Second largest, equal to `best` if that is there twice; −∞ if there is one logit.
     second: f32,
     finite: bool,
-    /// Z, S and Q; zeros if they were not wanted.
-    sums: [f32; 3],
+    /// [`Sums::EMPTY`] if they were not wanted.
+    sums: Sums,
 }
 
 impl Tile {
     pub(crate) const EMPTY: Self =
-        Self { best: f32::NEG_INFINITY, second: f32::NEG_INFINITY, finite: true, sums: [0.0; 3] };
+        Self { best: f32::NEG_INFINITY, second: f32::NEG_INFINITY, finite: true, sums: Sums::EMPTY };
 }
 
 /// Measures up to [`TILE`] logits.
@@ -73,14 +69,14 @@ impl Kernel for Measure<'_> {
             }
         }
         finite &= rest.iter().all(|x| x.is_finite());
-        let sums = if self.sums { self.sum(s, best) } else { [0.0; 3] };
+        let sums = if self.sums { self.sum(s, best) } else { Sums::EMPTY };
         Tile { best, second, finite, sums }
     }
 }
 
 impl Measure<'_> {
     #[inline(always)]
-    fn sum<S: Simd>(&self, s: S, best: f32) -> [f32; 3] {
+    fn sum<S: Simd>(&self, s: S, best: f32) -> Sums {
         let mut sums = [s.splat(0.0); 3];
         let full = vectors(self.logits);
         for x in full {
@@ -92,7 +88,8 @@ impl Measure<'_> {
             last[..rest.len()].copy_from_slice(rest);
             accumulate(s, s.load(&last), best, rest.len(), &mut sums);
         }
-        [s.sum(sums[0]), s.sum(sums[1]), s.sum(sums[2])]
+        let [z, s, q] = sums.map(|lanes| f64::from(s.sum(lanes)));
+        Sums { max: best, z, s, q }
     }
 }
 
@@ -123,26 +120,16 @@ pub(crate) struct Summary {
     pub(crate) second: Option<(usize, f32)>,
     /// No logit was NaN or infinite; otherwise nothing else here means anything.
     pub(crate) finite: bool,
-    z: f64,
-    s: f64,
-    q: f64,
+    sums: Sums,
 }
 
 impl Summary {
     /// Merges the tiles of a row.
     pub(crate) fn new(logits: &[f32], tiles: &[Tile]) -> Self {
-        let mut best = f32::NEG_INFINITY;
-        let (mut z, mut s, mut q) = (0.0, 0.0, 0.0);
-        let mut finite = true;
-        for tile in tiles {
-            finite &= tile.finite;
-            let larger = if tile.best > best { tile.best } else { best };
-            let old = moved([z, s, q], best, larger);
-            let new = moved(tile.sums.map(f64::from), tile.best, larger);
-            [z, s, q] = std::array::from_fn(|i| old[i] + new[i]);
-            best = larger;
-        }
-        let mut summary = Self { best: (0, best), second: None, finite, z, s, q };
+        let finite = tiles.iter().all(|tile| tile.finite);
+        let best = tiles.iter().fold(f32::NEG_INFINITY, |a, tile| larger(a, tile.best));
+        let sums = tiles.iter().fold(Sums::EMPTY, |sums, tile| sums.merge(tile.sums));
+        let mut summary = Self { best: (0, best), second: None, finite, sums };
         if finite && !logits.is_empty() {
             summary.find(logits, tiles);
         }
@@ -167,29 +154,18 @@ impl Summary {
         let second = others.map(|(number, tile)| {
             if number == index / TILE { tile.second } else { tile.best }
         });
-        let second = second.fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        let second = second.fold(f32::NEG_INFINITY, larger);
         self.second = first(second, Some(index)).map(|i| (i, second));
     }
 
-    /// ln Σ e^logit.
+    /// ln Σ e^logit; needs the sums.
     pub(crate) fn log_z(&self) -> f64 {
-        f64::from(self.best.1) + self.z.ln()
+        self.sums.log_z()
     }
 
-    /// H in nats.
-    pub(crate) fn entropy(&self) -> f32 {
-        (self.z.ln() - self.s / self.z).max(0.0) as f32
-    }
-
-    /// Variance of the surprisal, nats².
-    pub(crate) fn varentropy(&self) -> f32 {
-        let mean = self.s / self.z;
-        (self.q / self.z - mean * mean).max(0.0) as f32
-    }
-
-    /// The largest probability.
-    pub(crate) fn top1(&self) -> f32 {
-        (1.0 / self.z) as f32
+    /// Entropy and companions of a finite row; needs the sums.
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.sums.finish(0.0)
     }
 
     /// Gap between the two best logits; infinite if there is one only.
@@ -200,14 +176,8 @@ impl Summary {
     }
 }
 
-/// Moves sums from one maximum to a larger one.
-fn moved([z, s, q]: [f64; 3], from: f32, to: f32) -> [f64; 3] {
-    if z == 0.0 || from == to {
-        return [z, s, q];
-    }
-    let delta = f64::from(from) - f64::from(to);
-    let e = delta.exp();
-    [e * z, e * (s + delta * z), e * (q + delta * (2.0 * s + delta * z))]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 #[cfg(test)]
@@ -215,6 +185,7 @@ mod tests {
     use super::*;
     use crate::arch::Isa;
     use proptest::prelude::*;
+    use rewind_monitor::oracle;
     use rewind_engine::sampling::{History, Sampling, Scratch, choose};
 
     fn summary(isa: Isa, logits: &[f32]) -> Summary {
@@ -226,18 +197,15 @@ mod tests {
     fn check(logits: &[f32]) {
         let all = Isa::all();
         let first = summary(all[0], logits);
-        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let d: Vec<f64> = logits.iter().map(|&l| f64::from(l) - max).collect();
-        let z: f64 = d.iter().map(|d| d.exp()).sum();
-        let p: Vec<f64> = d.iter().map(|d| d.exp() / z).collect();
-        // 0 · ∞ would stand for the limit 0.
-        let h: f64 = p.iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
-        let v: f64 = p.iter().filter(|&&p| p > 0.0).map(|p| p * (p.ln() + h).powi(2)).sum();
-        let close = |a: f32, b: f64| (f64::from(a) - b).abs() <= 2e-5 * (1.0 + b.abs());
-        assert!(close(first.entropy(), h), "entropy {} {h}", first.entropy());
-        assert!(close(first.varentropy(), v), "varentropy {} {v}", first.varentropy());
-        assert!(close(first.top1(), 1.0 / z), "top1 {} {}", first.top1(), 1.0 / z);
-        assert!((first.log_z() - (max + z.ln())).abs() < 1e-5 * (1.0 + max.abs()));
+        let (found, exact) = (first.statistics(), oracle::statistics(logits));
+        let close = |a: f32, b: f32| (a - b).abs() <= 2e-5 * (1.0 + b.abs());
+        assert!(close(found.entropy, exact.entropy), "{found:?} {exact:?}");
+        assert!(close(found.varentropy, exact.varentropy), "{found:?} {exact:?}");
+        assert!(close(found.top1, exact.top1), "{found:?} {exact:?}");
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let z: f64 = logits.iter().map(|&l| (f64::from(l) - f64::from(max)).exp()).sum();
+        let log_z = f64::from(max) + z.ln();
+        assert!((first.log_z() - log_z).abs() < 1e-5 * (1.0 + max.abs() as f64));
         let choice = choose(
             logits,
             &Sampling::GREEDY,
@@ -252,8 +220,8 @@ mod tests {
         assert_eq!(first.margin().to_bits(), choice.margin.to_bits());
         for isa in &all[1..] {
             let other = summary(*isa, logits);
-            let bits = |s: &Summary| [s.z, s.s, s.q].map(f64::to_bits);
-            assert_eq!(bits(&first), bits(&other), "{isa:?}");
+            let bits = |s: Sums| [s.z, s.s, s.q].map(f64::to_bits);
+            assert_eq!(bits(first.sums), bits(other.sums), "{isa:?}");
             assert_eq!((first.best, first.second), (other.best, other.second));
         }
     }

@@ -21,13 +21,6 @@ struct Owed {
     responder: Responder,
 }
 
-/// A request that Triton has back for another iteration. More may be sent, but not the last answer.
-#[derive(Debug)]
-pub(crate) struct Rescheduled {
-    responder: Option<Responder>,
-    hold: Hold,
-}
-
 impl Exchange {
     /// `start`: when the backend got the request, in nanoseconds of [`now`].
     pub(crate) fn new(request: Request, responder: Responder, hold: Hold, start: u64) -> Self {
@@ -70,7 +63,12 @@ impl Exchange {
         build: impl FnOnce(&mut Response<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Some(owed) = &mut self.owed else { return Ok(()) };
-        send(&mut owed.responder, &self.hold, times, build)
+        owed.responder.send(build)?;
+        if let Some(times) = times {
+            let times = ResponseTimes { end: now(), ..times };
+            count(owed.responder.report(&self.hold, times, None));
+        }
+        Ok(())
     }
 
     /// Ends the exchange well.
@@ -94,16 +92,21 @@ impl Exchange {
         self.end_with(error);
     }
 
-    /// Hands the request back to Triton for another iteration.
+    /// Hands the request back to Triton for another iteration. Everything that this iteration has to
+    /// say must be sent before: a request that was cancelled meanwhile is answered by Triton at once,
+    /// and a response after its last answer would be sent into freed memory of the front end.
     ///
     /// # Errors
     /// Triton does not take it; the exchange goes on.
-    pub(crate) fn reschedule(mut self) -> Result<Rescheduled, (Self, Error)> {
+    pub(crate) fn reschedule(mut self) -> Result<(), (Self, Error)> {
         let Some(Owed { request, responder }) = self.owed.take() else {
             return Err((self, Error::internal("the request was answered already")));
         };
         match request.reschedule() {
-            Ok(()) => Ok(Rescheduled { responder: Some(responder), hold: self.hold.share() }),
+            Ok(()) => {
+                responder.leave_to_triton();
+                Ok(())
+            }
             Err((request, error)) => {
                 self.owed = Some(Owed { request, responder });
                 Err((self, error))
@@ -127,39 +130,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.end_with(&Error::internal("the request was lost before it was answered"));
     }
-}
-
-impl Rescheduled {
-    /// As [`Exchange::send`].
-    pub(crate) fn send(
-        &mut self,
-        times: Option<ResponseTimes>,
-        build: impl FnOnce(&mut Response<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let Some(responder) = &mut self.responder else { return Ok(()) };
-        send(responder, &self.hold, times, build)
-    }
-}
-
-impl Drop for Rescheduled {
-    fn drop(&mut self) {
-        if let Some(responder) = self.responder.take() {
-            responder.leave_to_triton();
-        }
-    }
-}
-
-fn send(
-    responder: &mut Responder,
-    hold: &Hold,
-    times: Option<ResponseTimes>,
-    build: impl FnOnce(&mut Response<'_>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    responder.send(build)?;
-    if let Some(times) = times {
-        count(responder.report(hold, ResponseTimes { end: now(), ..times }, None));
-    }
-    Ok(())
 }
 
 /// Statistics that cannot be counted must not cost anybody an answer.

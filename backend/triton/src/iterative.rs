@@ -257,25 +257,20 @@ impl Shared {
         }
     }
 
-    /// Back to Triton first: only then is it certain that an error need not be the last answer.
-    fn again(&self, exchange: Exchange, reply: Option<Reply>, times: ResponseTimes) {
-        let key = exchange.request().map(Request::key);
-        match exchange.reschedule() {
-            Ok(mut rescheduled) => {
-                let Some(Reply { part, terms, first }) = reply else { return };
-                let sent = rescheduled.send(first.then_some(times), |response| {
-                    self.service.encoder(&terms).fill(response, &part)
-                });
-                if let Err(error) = sent {
-                    tracing::warn!("a response of a sequence could not be sent: {error}");
-                }
+    fn again(&self, mut exchange: Exchange, reply: Option<Reply>, times: ResponseTimes) {
+        let Ok(key) = exchange.request().map(Request::key) else { return };
+        if let Some(Reply { part, terms, first }) = reply {
+            let sent = exchange.send(first.then_some(times), |response| {
+                self.service.encoder(&terms).fill(response, &part)
+            });
+            if let Err(error) = sent {
+                self.lock().forget(key);
+                return exchange.fail(&error);
             }
-            Err((exchange, error)) => {
-                if let Ok(key) = key {
-                    self.lock().forget(key);
-                }
-                exchange.fail(&error.context("the request cannot go on"));
-            }
+        }
+        if let Err((exchange, error)) = exchange.reschedule() {
+            self.lock().forget(key);
+            exchange.fail(&error.context("the request cannot go on"));
         }
     }
 

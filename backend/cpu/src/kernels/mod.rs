@@ -6,6 +6,8 @@
 mod elementwise;
 mod float;
 mod integer;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

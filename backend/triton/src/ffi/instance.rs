@@ -179,13 +179,6 @@ impl Holds {
     }
 }
 
-impl Hold {
-    /// A second hold on the same instance.
-    pub(crate) fn share(&self) -> Self {
-        Holds(Arc::clone(&self.0)).hold()
-    }
-}
-
 impl Drop for Hold {
     fn drop(&mut self) {
         *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
