@@ -71,8 +71,8 @@ def test_cancelling_during_a_long_prompt(server, model):
         assert time.monotonic() < deadline, "the request never reached the engine"
         time.sleep(0.005)
     call.cancel()
-    # One chunk of a prompt may take longer than a decode step.
-    server.wait_idle(model, within=2 * FREED_WITHIN)
+    # The iteration that runs is one chunk of the prompt, much longer than a decode step.
+    server.wait_idle(model, within=10 * FREED_WITHIN)
 
 
 def test_a_closed_http_stream(server, model):

@@ -158,9 +158,10 @@ def test_failures_and_cancellations_are_counted(server):
     deadline = time.monotonic() + 2
     while True:
         last = server.statistics(model).inference_stats
-        if last.cancel.count + last.fail.count - after.cancel.count - after.fail.count == 1:
+        # This server has no count of cancelled requests: they are failures with that reason.
+        if last.fail.count - after.fail.count == 1:
             break
-        assert time.monotonic() < deadline, f"neither a failure nor a cancellation was counted: {last}"
+        assert time.monotonic() < deadline, f"the cancellation was not counted: {last}"
         time.sleep(0.05)
     assert last.success.count == before.success.count
 

@@ -259,9 +259,11 @@ fn generation_defaults_come_from_every_place() {
     folder.generation_config = Some(json!({"temperature": 0.5, "do_sample": false}));
     assert_eq!(open_folder(&folder).unwrap().generation().temperature, None);
 
-    folder.generation_config = Some(json!({"eos_token_id": "</s>"}));
-    let error = open_folder(&folder).unwrap_err().to_string();
-    assert!(error.contains("generation_config.json: key eos_token_id"), "{error}");
+    for bad in [json!("</s>"), json!([1, 9999]), json!(-1)] {
+        folder.generation_config = Some(json!({"eos_token_id": bad}));
+        let error = open_folder(&folder).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json: key eos_token_id"), "{error}");
+    }
 }
 
 /// Breaks a GGUF file and checks that the error names what was broken.

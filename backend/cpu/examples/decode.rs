@@ -30,8 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&path)?;
     let options = LoadOptions { draft: Some(format), shadow: true, threads };
-    let model =
-        CpuModel::load(checkpoint.spec(), |name| checkpoint.tensor(name), options, |_| ())?;
+    let model = CpuModel::load(checkpoint.spec(), |name| checkpoint.tensor(name), options, |_| ())?;
     println!("loaded in {:.2?}", start.elapsed());
     let config = Config {
         threads,

@@ -306,7 +306,8 @@ mod tests {
         let scale = 1.0 / (query.len() as f32).sqrt();
         let (mut maximum, mut total, mut out) = (0.0, 0.0, vec![0.0; query.len()]);
         for (split, (keys, values)) in keys.chunks(SPLIT).zip(values.chunks(SPLIT)).enumerate() {
-            let dot = |k: &Vec<f32>| query.iter().zip(k).fold(0.0_f32, |sum, (q, k)| q.mul_add(*k, sum));
+            let dot =
+                |k: &Vec<f32>| query.iter().zip(k).fold(0.0_f32, |sum, (q, k)| q.mul_add(*k, sum));
             let scores: Vec<f32> = keys.iter().map(|k| dot(k) * scale).collect();
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let weights: Vec<f32> = scores.iter().map(|score| exp_of(score - largest)).collect();
@@ -321,7 +322,8 @@ mod tests {
                 (maximum, total) = (largest, sum);
             }
             for (d, out) in out.iter_mut().enumerate() {
-                let sum = weights.iter().zip(values).fold(0.0_f32, |sum, (w, v)| w.mul_add(v[d], sum));
+                let sum =
+                    weights.iter().zip(values).fold(0.0_f32, |sum, (w, v)| w.mul_add(v[d], sum));
                 *out = if split > 0 { sum.mul_add(new, *out * old) } else { sum };
             }
         }
@@ -330,7 +332,9 @@ mod tests {
 
     #[test]
     fn every_shape_and_instruction_set_gives_the_bits_of_the_documented_order() {
-        for (page_tokens, dim, group) in [(16, 8, 3), (32, 64, 1), (7, 10, 5), (1, 4, 4), (200, 24, 2)] {
+        for (page_tokens, dim, group) in
+            [(16, 8, 3), (32, 64, 1), (7, 10, 5), (1, 4, 4), (200, 24, 2)]
+        {
             let shape = Shape {
                 pages: 400_usize.div_ceil(page_tokens) + 1,
                 page_tokens,
@@ -340,7 +344,8 @@ mod tests {
             };
             let mut cache = Cache::new(shape);
             // Pages in a scattered order.
-            let pages: Vec<_> = (0..shape.pages).map(|i| PageId(((i * 7 + 3) % shape.pages) as u32)).collect();
+            let pages: Vec<_> =
+                (0..shape.pages).map(|i| PageId(((i * 7 + 3) % shape.pages) as u32)).collect();
             let mut pages = pages;
             pages.sort_unstable();
             pages.dedup();
@@ -370,7 +375,8 @@ mod tests {
                     });
                     for (query, out) in queries.chunks(dim).zip(out.chunks(dim)) {
                         let expected = naive(query, keys, &values[..=position]);
-                        let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                        let bits =
+                            |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                         assert_eq!(bits(out), bits(&expected), "{isa:?} {shape:?} {position}");
                     }
                 }

@@ -38,9 +38,7 @@ pub enum CpuError {
         expected: Vec<usize>,
     },
     /// A weight is NaN or infinite.
-    #[error(
-        "the {tensor} tensor holds {value} at row {row}, column {col}; weights must be finite"
-    )]
+    #[error("the {tensor} tensor holds {value} at row {row}, column {col}; weights must be finite")]
     NotFinite {
         /// Which tensor.
         tensor: TensorName,

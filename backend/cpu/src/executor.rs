@@ -342,16 +342,13 @@ impl Executor for CpuExecutor {
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<Vec<RowResult>, ExecutorError> {
-        while let Some((number, pass)) =
-            self.queue.pop_front_if(|(number, _)| *number <= ticket.0)
+        while let Some((number, pass)) = self.queue.pop_front_if(|(number, _)| *number <= ticket.0)
         {
             let result = self.run(&pass);
             self.finished.insert(number, result);
         }
         let nobody = || format!("ticket {} is not one that waits", ticket.0);
-        self.finished
-            .remove(&ticket.0)
-            .unwrap_or_else(|| Err(ExecutorError::InvalidPass(nobody())))
+        self.finished.remove(&ticket.0).unwrap_or_else(|| Err(ExecutorError::InvalidPass(nobody())))
     }
 }
 

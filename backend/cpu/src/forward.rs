@@ -112,9 +112,9 @@ impl Machine {
             &self.head_rows,
             &self.logits,
         ];
-        let codes =
-            [&self.normed_codes, &self.attended_codes, &self.gate_codes, &self.head_codes];
-        rows.map(Rows::bytes).iter().sum::<usize>() + codes.map(Quantized::bytes).iter().sum::<usize>()
+        let codes = [&self.normed_codes, &self.attended_codes, &self.gate_codes, &self.head_codes];
+        rows.map(Rows::bytes).iter().sum::<usize>()
+            + codes.map(Quantized::bytes).iter().sum::<usize>()
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -225,7 +225,7 @@ impl Machine {
         let workers = if small { 1 } else { workers };
         // Heads that share keys stay together, unless that leaves workers idle.
         let pairs = count * spec.kv_heads;
-        let even = pairs % workers == 0 || pairs >= 4 * workers;
+        let even = pairs.is_multiple_of(workers) || pairs >= 4 * workers;
         let together = if even { group } else { 1 };
         let width = together * spec.head_dim;
 
@@ -296,7 +296,8 @@ impl Machine {
         count: usize,
     ) -> Result<(), Panicked> {
         let (isa, stream) = (self.isa, &self.stream);
-        let items = self.normed.padded_mut(count).zip(self.normed_codes.iter_mut(count)).enumerate();
+        let items =
+            self.normed.padded_mut(count).zip(self.normed_codes.iter_mut(count)).enumerate();
         each_row(&mut self.pool, count, items, |(i, (normed, codes))| {
             norm_row(isa, stream.row(i), weight, epsilon, normed, quantize.then_some(codes));
         })

@@ -10,6 +10,10 @@
 //! `unsafe` lives in the vector instructions (`arch::avx2`) and in the thread pool (`pool`), nowhere
 //! else.
 #![deny(unsafe_code)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "kernels index several register blocks by the same constant bounds"
+)]
 
 mod aligned;
 #[allow(unsafe_code, reason = "vector instructions")]

@@ -211,7 +211,8 @@ impl Matrix {
             }
             Data::Int8(codes, scales) => {
                 let codes = &codes[row * stride..][..stride];
-                for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).enumerate()
+                for (block, (out, codes)) in
+                    out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).enumerate()
                 {
                     let scale = scales.block(row, block);
                     out.iter_mut().zip(codes).for_each(|(o, &code)| *o = f32::from(code) * scale);
@@ -350,7 +351,11 @@ impl PartMut<'_> {
     ///
     /// # Errors
     /// A weight is not finite or too large for the format; its row counts from this part's first.
-    pub(crate) fn quantize(&mut self, format: Format, source: Elements<'_>) -> Result<(), PackError> {
+    pub(crate) fn quantize(
+        &mut self,
+        format: Format,
+        source: Elements<'_>,
+    ) -> Result<(), PackError> {
         let values = source.to_f32();
         let packed = Packed::quantize(format, self.rows, self.cols, &values)?;
         let (cols, stride) = (self.cols, self.stride);
@@ -436,7 +441,9 @@ impl<'a> Elements<'a> {
         }
         match self {
             Self::F32(data) => find(data, |x| x),
-            Self::F16(data) => data.iter().position(|x| !x.is_finite()).map(|i| (i, data[i].to_f32())),
+            Self::F16(data) => {
+                data.iter().position(|x| !x.is_finite()).map(|i| (i, data[i].to_f32()))
+            }
             Self::Bf16(data) => find(data, bf16::to_f32),
         }
     }

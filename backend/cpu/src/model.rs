@@ -165,7 +165,14 @@ impl CpuModel {
                 let [qkv, output, gate, up, down] =
                     [&qkv, &output, &gate, &up, &down].map(|pair| side(pair).clone());
                 let vectors = Arc::clone(&vectors);
-                Some(Layer { vectors, qkv: qkv?, output: output?, gate: gate?, up: up?, down: down? })
+                Some(Layer {
+                    vectors,
+                    qkv: qkv?,
+                    output: output?,
+                    gate: gate?,
+                    up: up?,
+                    down: down?,
+                })
             };
             layers.0.extend(layer(|pair| &pair.draft));
             layers.1.extend(layer(|pair| &pair.shadow));
@@ -198,8 +205,7 @@ impl CpuModel {
     /// This model's draft with the shadow of `other`, which must be of the same shape: for a draft
     /// that comes from a checkpoint of its own. Nothing is shared then.
     pub fn with_shadow_of(self, other: Self) -> Self {
-        let sizes =
-            WeightMemory { draft: self.sizes.draft, shadow: other.sizes.shadow, shared: 0 };
+        let sizes = WeightMemory { draft: self.sizes.draft, shadow: other.sizes.shadow, shared: 0 };
         Self { shadow: other.shadow, sizes, ..self }
     }
 
@@ -245,7 +251,9 @@ fn check(spec: &ModelSpec) -> Result<(), CpuError> {
     }
     if spec.rope.frequencies(spec.head_dim).len() != spec.head_dim / 2 {
         let expected = spec.head_dim / 2;
-        return Err(CpuError::Spec(format!("rotary divisors must be {expected}, one for each pair")));
+        return Err(CpuError::Spec(format!(
+            "rotary divisors must be {expected}, one for each pair"
+        )));
     }
     Ok(())
 }
@@ -282,7 +290,8 @@ impl Packer {
 
     /// Adds a part's bytes to the copies that have it.
     fn count(&mut self, bytes: usize, draft: bool, shadow: bool) {
-        let (draft, shadow) = (draft && self.options.draft.is_some(), shadow && self.options.shadow);
+        let (draft, shadow) =
+            (draft && self.options.draft.is_some(), shadow && self.options.shadow);
         self.sizes.draft += if draft { bytes } else { 0 };
         self.sizes.shadow += if shadow { bytes } else { 0 };
         self.sizes.shared += if draft && shadow { bytes } else { 0 };
@@ -362,12 +371,7 @@ fn pieces(tensor: &Named) -> impl Iterator<Item = Piece<'_>> {
 }
 
 impl Piece<'_> {
-    fn pack(
-        &self,
-        part: &mut PartMut<'_>,
-        storage: Storage,
-        exact: bool,
-    ) -> Result<(), CpuError> {
+    fn pack(&self, part: &mut PartMut<'_>, storage: Storage, exact: bool) -> Result<(), CpuError> {
         let cols = self.tensor.cols;
         let range = self.first * cols..(self.first + self.rows) * cols;
         let elements = Elements::of(&self.tensor.data, range);
@@ -388,11 +392,7 @@ impl Piece<'_> {
     }
 }
 
-fn check_finite(
-    tensor: &Named,
-    first_row: usize,
-    elements: Elements<'_>,
-) -> Result<(), CpuError> {
+fn check_finite(tensor: &Named, first_row: usize, elements: Elements<'_>) -> Result<(), CpuError> {
     let cols = tensor.cols;
     elements.first_not_finite().map_or(Ok(()), |(at, value)| {
         let (row, col) = (first_row + at / cols, at % cols);

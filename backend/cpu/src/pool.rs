@@ -73,7 +73,8 @@ impl Pool {
         for worker in 1..threads.max(1) {
             let shared = Arc::clone(&pool.shared);
             let name = format!("rewind-cpu-{worker}");
-            pool.handles.push(thread::Builder::new().name(name).spawn(move || shared.serve(worker))?);
+            pool.handles
+                .push(thread::Builder::new().name(name).spawn(move || shared.serve(worker))?);
         }
         Ok(pool)
     }
@@ -95,9 +96,9 @@ impl Pool {
         // Each lock is taken once, by the worker whose number it has, so none is ever contended.
         let parts: Vec<_> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();
         let run = |worker: usize| {
-            let part = parts.get(worker).and_then(|part| {
-                part.lock().unwrap_or_else(PoisonError::into_inner).take()
-            });
+            let part = parts
+                .get(worker)
+                .and_then(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
             if let Some(part) = part {
                 job(part);
             }
@@ -115,10 +116,9 @@ impl Pool {
         // decremented `running`, and this function does not return before it is 0.
         let published = unsafe {
             Job {
-                run: std::mem::transmute::<
-                    &(dyn Fn(usize) + Sync),
-                    &'static (dyn Fn(usize) + Sync),
-                >(job),
+                run: std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(
+                    job,
+                ),
                 caller: std::mem::transmute::<&Thread, &'static Thread>(&caller),
             }
         };
@@ -272,7 +272,8 @@ mod tests {
         let mut pool = Pool::new(4).expect("threads");
         let count = AtomicUsize::new(0);
         for parts in 0..=4 {
-            pool.each(vec![(); parts], |()| _ = count.fetch_add(1, Ordering::Relaxed)).expect("fine");
+            pool.each(vec![(); parts], |()| _ = count.fetch_add(1, Ordering::Relaxed))
+                .expect("fine");
         }
         assert_eq!(count.into_inner(), 10);
     }

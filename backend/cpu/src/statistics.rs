@@ -29,8 +29,12 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    pub(crate) const EMPTY: Self =
-        Self { best: f32::NEG_INFINITY, second: f32::NEG_INFINITY, finite: true, sums: Sums::EMPTY };
+    pub(crate) const EMPTY: Self = Self {
+        best: f32::NEG_INFINITY,
+        second: f32::NEG_INFINITY,
+        finite: true,
+        sums: Sums::EMPTY,
+    };
 }
 
 /// Measures up to [`TILE`] logits.
@@ -139,21 +143,25 @@ impl Summary {
     /// Finds the indices of the two best.
     fn find(&mut self, logits: &[f32], tiles: &[Tile]) {
         let first = |value: f32, but: Option<usize>| {
-            tiles.iter().zip(logits.chunks(TILE)).enumerate().find_map(|(number, (tile, logits))| {
-                // A tile without the value among its two best does not have it first.
-                if tile.best != value && tile.second != value {
-                    return None;
-                }
-                let at = |&i: &usize| Some(number * TILE + i) != but && logits[i] == value;
-                (0..logits.len()).find(at).map(|i| number * TILE + i)
-            })
+            tiles.iter().zip(logits.chunks(TILE)).enumerate().find_map(
+                |(number, (tile, logits))| {
+                    // A tile without the value among its two best does not have it first.
+                    if tile.best != value && tile.second != value {
+                        return None;
+                    }
+                    let at = |&i: &usize| Some(number * TILE + i) != but && logits[i] == value;
+                    (0..logits.len()).find(at).map(|i| number * TILE + i)
+                },
+            )
         };
         let Some(index) = first(self.best.1, None) else { return };
         self.best.0 = index;
         let others = tiles.iter().enumerate();
-        let second = others.map(|(number, tile)| {
-            if number == index / TILE { tile.second } else { tile.best }
-        });
+        let second = others.map(
+            |(number, tile)| {
+                if number == index / TILE { tile.second } else { tile.best }
+            },
+        );
         let second = second.fold(f32::NEG_INFINITY, larger);
         self.second = first(second, Some(index)).map(|i| (i, second));
     }
@@ -172,7 +180,8 @@ impl Summary {
     pub(crate) fn margin(&self) -> f32 {
         // In f64, as the sampler does it; kept finite, for infinity means that there is no second.
         let gap = |second: f32| f64::from(self.best.1) - f64::from(second);
-        self.second.map_or(f32::INFINITY, |(_, second)| gap(second).min(f64::from(f32::MAX)) as f32)
+        let finite = |gap: f64| gap.abs().min(f64::from(f32::MAX)) as f32;
+        self.second.map_or(f32::INFINITY, |(_, second)| finite(gap(second)))
     }
 }
 
@@ -185,8 +194,8 @@ mod tests {
     use super::*;
     use crate::arch::Isa;
     use proptest::prelude::*;
-    use rewind_monitor::oracle;
     use rewind_engine::sampling::{History, Sampling, Scratch, choose};
+    use rewind_monitor::oracle;
 
     fn summary(isa: Isa, logits: &[f32]) -> Summary {
         let tiles: Vec<_> =
@@ -217,7 +226,7 @@ mod tests {
         );
         assert_eq!(first.best.0, choice.token as usize);
         assert_eq!(first.second.map(|(i, _)| i as u32), choice.runner_up);
-        assert_eq!(first.margin().to_bits(), choice.margin.to_bits());
+        assert_eq!(first.margin(), choice.margin);
         for isa in &all[1..] {
             let other = summary(*isa, logits);
             let bits = |s: Sums| [s.z, s.s, s.q].map(f64::to_bits);

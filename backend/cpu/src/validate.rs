@@ -12,7 +12,11 @@ use crate::model::CpuModel;
 const MAX_LOGPROBS: u8 = 20;
 
 /// Checks a pass. What depends on earlier passes (the last token of a slot) is checked when it runs.
-pub(crate) fn validate(pass: &Pass, model: &CpuModel, limits: &Limits) -> Result<(), ExecutorError> {
+pub(crate) fn validate(
+    pass: &Pass,
+    model: &CpuModel,
+    limits: &Limits,
+) -> Result<(), ExecutorError> {
     check(pass, model, limits).map_err(ExecutorError::InvalidPass)
 }
 
@@ -26,7 +30,10 @@ fn check(pass: &Pass, model: &CpuModel, limits: &Limits) -> Result<(), String> {
     }
     if pass.layers != (0..limits.layers) {
         let all = limits.layers;
-        return Err(format!("layers {:?}: only whole passes, 0..{all}, are supported yet", pass.layers));
+        return Err(format!(
+            "layers {:?}: only whole passes, 0..{all}, are supported yet",
+            pass.layers
+        ));
     }
     if pass.rows.len() > limits.rows as usize {
         return Err(format!("{} rows; at most {} fit", pass.rows.len(), limits.rows));
@@ -70,7 +77,10 @@ fn check_tables(pass: &Pass, limits: &Limits) -> Result<(), String> {
 fn check_row(row: &Row, pass: &Pass, limits: &Limits) -> Result<(), String> {
     check_slot(row.slot, limits)?;
     if row.position >= limits.positions {
-        return Err(format!("position {}; sequences have {} at most", row.position, limits.positions));
+        return Err(format!(
+            "position {}; sequences have {} at most",
+            row.position, limits.positions
+        ));
     }
     let Some(table) = pass.tables.iter().find(|table| table.slot == row.slot) else {
         return Err(format!("slot {} has no page table", row.slot.0));
@@ -114,7 +124,10 @@ fn check_outputs(row: &Row, limits: &Limits) -> Result<(), String> {
     let words = limits.vocabulary.div_ceil(64) as usize;
     let mask = outputs.choose.as_ref().and_then(|choose| choose.mask.as_ref());
     if let Some(mask) = mask.filter(|mask| mask.0.len() < words) {
-        return Err(format!("a token mask of {} words; the vocabulary needs {words}", mask.0.len()));
+        return Err(format!(
+            "a token mask of {} words; the vocabulary needs {words}",
+            mask.0.len()
+        ));
     }
     Ok(())
 }
@@ -131,7 +144,10 @@ fn check_order(pass: &Pass, limits: &Limits) -> Result<(), String> {
             }
             Some(_) => {}
             None if std::mem::replace(&mut seen[row.slot.0 as usize], true) => {
-                return Err(format!("row {number}: the rows of slot {} are no neighbours", row.slot.0));
+                return Err(format!(
+                    "row {number}: the rows of slot {} are no neighbours",
+                    row.slot.0
+                ));
             }
             None => {}
         }

@@ -277,7 +277,7 @@ impl Parameters {
                 self.logprobs = Some(given.integer(key, 0, most, &allowed)? as u8);
             }
             "stop" => {
-                self.stop = stop_strings(key, given.texts(key, "a text or a list of texts")?)?
+                self.stop = stop_strings(key, given.texts(key, "a text or a list of texts")?)?;
             }
             "stop_token_ids" => self.stop_token_ids = token_ids(key, &given)?,
             "ignore_eos" => self.ignore_eos = given.boolean(key)?,

@@ -36,12 +36,14 @@ impl Settings {
         tokenizer: &Tokenizer,
     ) -> Result<GenerationDefaults, CheckpointError> {
         let within = |name: &'static str| move |fault: Fault| fault.within(&folder.join(name));
+        let limit = tokenizer.vocab_size();
         let ids = |key: &str| -> Result<Vec<u32>, CheckpointError> {
-            let from_generation = ids(&self.generation, key).map_err(within(GENERATION_CONFIG))?;
+            let from_generation =
+                ids(&self.generation, key, limit).map_err(within(GENERATION_CONFIG))?;
             if !from_generation.is_empty() {
                 return Ok(from_generation);
             }
-            ids(config, key).map_err(within("config.json"))
+            ids(config, key, limit).map_err(within("config.json"))
         };
         let mut eos = ids("eos_token_id")?;
         let named = self.token("eos_token").and_then(|token| tokenizer.token_id(token));
@@ -103,15 +105,18 @@ impl Settings {
     }
 }
 
-/// One id or a list of them; none if absent or null.
-fn ids(object: &Value, key: &str) -> Result<Vec<u32>, Fault> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+/// One id or a list of them, each below `limit`; none if absent or null.
+fn ids(object: &Value, key: &str, limit: usize) -> Result<Vec<u32>, Fault> {
+    let id = |value: &Value| {
+        value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < limit)
+    };
     let found = match object.get(key) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(list)) => list.iter().map(id).collect(),
         Some(value) => id(value).map(|id| vec![id]),
     };
     found.ok_or_else(|| {
-        Fault::malformed(format!("key {key}"), "is neither a token id nor a list of token ids")
+        let problem = format!("is neither a token id below {limit} nor a list of such ids");
+        Fault::malformed(format!("key {key}"), problem)
     })
 }

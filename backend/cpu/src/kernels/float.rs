@@ -42,7 +42,12 @@ const SCRATCH_ROWS: usize = 6;
 const CONVERT_FROM: usize = 4;
 
 #[inline(always)]
-pub(super) fn product<S: Simd, T: Element>(s: S, data: &[T], stride: usize, p: &mut Product<'_, '_>) {
+pub(super) fn product<S: Simd, T: Element>(
+    s: S,
+    data: &[T],
+    stride: usize,
+    p: &mut Product<'_, '_>,
+) {
     let rows = p.rows.clone();
     if p.out.len() < CONVERT_FROM {
         let data = &data[rows.start * stride..rows.end * stride];

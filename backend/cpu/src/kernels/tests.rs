@@ -112,8 +112,7 @@ fn storages() -> Vec<Storage> {
 }
 
 fn check(case: &Case, storage: Storage, company: usize, first: usize, workers: usize, put: Put) {
-    let activations: Vec<_> =
-        (0..company).map(|row| noise(100 + row as u64, case.cols)).collect();
+    let activations: Vec<_> = (0..company).map(|row| noise(100 + row as u64, case.cols)).collect();
     for isa in Isa::all() {
         let found = case.product(isa, &activations, first, workers, put);
         // The oracle is slow; in large companies it looks at some rows, which are enough, for every

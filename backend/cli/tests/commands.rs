@@ -1,0 +1,257 @@
+//! The command itself, over a tiny checkpoint; where `REWIND_DEMO_MODEL` names one, over a real model.
+
+#[path = "../../checkpoint/tests/support/mod.rs"]
+mod checkpoints;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use checkpoints::folder::Folder;
+use checkpoints::tiny::{Element, spec};
+use rewind_checkpoint::Architecture;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Weights small enough for unsure, and so for interesting, answers.
+fn model() -> TempDir {
+    let mut folder = Folder::new(&spec(Architecture::Llama), Element::F32);
+    let mut state = 7_u32;
+    for tensor in &mut folder.tensors {
+        let (centre, reach) = if tensor.name.contains("norm") { (1.0, 0.0) } else { (0.0, 0.35) };
+        for bytes in tensor.data.chunks_exact_mut(4) {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+            bytes.copy_from_slice(&(centre + reach * uniform).to_le_bytes());
+        }
+    }
+    let place = tempfile::tempdir().unwrap();
+    folder.write(place.path());
+    place
+}
+
+fn rewind(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rewind")).args(arguments).output().unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn answer(arguments: &[&str]) -> String {
+    let output = rewind(arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&answer(&[arguments, &["--json"]].concat())).unwrap()
+}
+
+/// Standard error of a run that must fail.
+fn failure(arguments: &[&str], code: i32) -> String {
+    let output = rewind(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn path(folder: &TempDir) -> &str {
+    folder.path().to_str().unwrap()
+}
+
+#[test]
+fn generate_tells_everything_in_json() {
+    let model = model();
+    let base = ["generate", "--model", path(&model), "--threads", "1", "--prompt", "hello"];
+    let always = [&base[..], &["--max-tokens", "12", "--threshold=-1", "--ignore-eos"]].concat();
+    let all = json(&always);
+    assert_eq!(all["policy"], "step");
+    assert_eq!(all["finish_reason"], "length");
+    assert_eq!(all["token_ids"].as_array().unwrap().len(), 12);
+    assert_eq!(all["prompt_tokens"], 5, "begin, he, ll, o makes four, plus none");
+    let tokens = all["tokens"].as_array().unwrap();
+    for (id, token) in all["token_ids"].as_array().unwrap().iter().zip(tokens) {
+        assert_eq!(token["id"], *id);
+        assert_eq!(token["threshold"], -1.0);
+        assert!(token["entropy"].as_f64().unwrap() > 0.0);
+        assert_eq!(token["score"], token["entropy"]);
+        let decision = token["decision"].as_str().unwrap();
+        assert!(["verified", "rewound"].contains(&decision), "{decision} above the threshold");
+    }
+    // A step whose every score is above the threshold is redone with the shadow: its answer.
+    let shadow =
+        json(&[&base[..], &["--max-tokens", "12", "--policy", "shadow", "--ignore-eos"]].concat());
+    assert_eq!(all["rewinds"], 11, "every token but the first, which the prompt pass chose");
+    assert_eq!(all["timings"]["shadow_passes"], 11);
+    assert_eq!(shadow["tokens"][0]["decision"], "shadow");
+    assert_eq!(shadow["rewinds"], 0);
+
+    let text: String = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
+    assert!(all["text"].as_str().unwrap().starts_with(&text));
+}
+
+#[test]
+fn generate_prints_the_same_text_without_colours_to_a_pipe() {
+    let model = model();
+    let arguments = ["generate", "--model", path(&model), "--prompt", "the", "--max-tokens", "9"];
+    let text = answer(&arguments);
+    assert_eq!(text, format!("{}\n", json(&arguments)["text"].as_str().unwrap()));
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn generate_takes_token_ids_and_files_and_stops() {
+    let model = model();
+    let with = |rest: &[&str]| {
+        json(&[&["generate", "--model", path(&model), "--policy", "shadow"], rest].concat())
+    };
+    let ids = with(&["--prompt-tokens", "0,5,9", "--max-tokens", "6", "--ignore-eos"]);
+    assert_eq!(ids["prompt_tokens"], 3);
+    let file = model.path().join("prompt.txt");
+    std::fs::write(&file, "hello").unwrap();
+    let of_file =
+        with(&["--prompt-file", file.to_str().unwrap(), "--seed", "18446744073709551615"]);
+    let of_text = with(&["--prompt", "hello"]);
+    assert_eq!(of_file["token_ids"], of_text["token_ids"]);
+    assert_eq!(of_file["seed"], u64::MAX);
+
+    // The shown text of some token in the middle serves as a stop string.
+    let tokens = ids["tokens"].as_array().unwrap();
+    let stop = tokens.iter().map(|t| t["text"].as_str().unwrap()).find(|t| !t.is_empty());
+    if let Some(stop) = stop {
+        let cut = with(&["--prompt-tokens", "0,5,9", "--max-tokens", "6", "--stop", stop]);
+        assert_eq!(cut["finish_reason"], "stop");
+        assert!(!cut["text"].as_str().unwrap().contains(stop));
+    }
+}
+
+#[test]
+fn perplexity_follows_the_protocol() {
+    let model = model();
+    let file = model.path().join("text.txt");
+    std::fs::write(&file, "the hello of the llama, and then some more. ".repeat(20)).unwrap();
+    let run = |rest: &[&str]| {
+        let fixed = ["perplexity", "--model", path(&model), "--text", file.to_str().unwrap()];
+        json(&[&fixed[..], rest].concat())
+    };
+    let shadow = run(&["--context", "64"]);
+    // (64 − 32 − 1) scored tokens a chunk.
+    assert_eq!(shadow["tokens"].as_u64(), Some(31 * shadow["chunks"].as_u64().unwrap()));
+    let perplexity = shadow["perplexity"].as_f64().unwrap();
+    assert!(perplexity > 1.0 && perplexity < 1e4, "{perplexity}");
+    assert!((perplexity.ln() - shadow["nll"].as_f64().unwrap()).abs() < 1e-9);
+
+    let first = run(&["--context", "64", "--chunks", "1"]);
+    assert_eq!((first["chunks"].as_u64(), first["tokens"].as_u64()), (Some(1), Some(31)));
+    let near = run(&["--context", "64", "--weights", "int8-g32"])["perplexity"].as_f64().unwrap();
+    let far = run(&["--context", "64", "--weights", "int4-g32"])["perplexity"].as_f64().unwrap();
+    assert!((near / perplexity).ln().abs() < (far / perplexity).ln().abs().max(0.05));
+    assert_ne!(near, perplexity);
+
+    let text = file.to_str().unwrap();
+    let error =
+        failure(&["perplexity", "--model", path(&model), "--text", text, "--context", "512"], 1);
+    assert!(error.is_empty() || error.contains("too few"), "{error}");
+}
+
+#[test]
+fn regret_is_zero_for_the_shadow_and_not_for_the_draft() {
+    let model = model();
+    let prompts = model.path().join("prompts.txt");
+    std::fs::write(&prompts, "hello\nthe llama\nx\\ny\n").unwrap();
+    let report = json(&[
+        "regret",
+        "--model",
+        path(&model),
+        "--prompts",
+        prompts.to_str().unwrap(),
+        "--policies",
+        "off,step,lossless,shadow",
+        "--threshold=-1",
+        "--max-tokens",
+        "16",
+    ]);
+    let of = |index: usize, key: &str| report["policies"][index][key].as_f64().unwrap();
+    assert!(of(0, "shadow_regret") > 0.0);
+    assert!(of(1, "shadow_regret") < of(0, "shadow_regret"));
+    assert_eq!(of(0, "trigger_rate"), 0.0);
+    assert_eq!(of(1, "trigger_rate"), 15.0 / 16.0);
+    for exact in [2, 3] {
+        // Prompt rows and generated rows may sum in different orders.
+        assert!(of(exact, "shadow_regret") < 1e-4);
+        assert_eq!(of(exact, "dead_compute"), 0.0);
+        assert_eq!(of(exact, "diverged"), 0.0);
+    }
+    assert_eq!(of(0, "tokens"), 48.0);
+}
+
+#[test]
+fn verify_passes_and_counts() {
+    let model = model();
+    let prompts = model.path().join("prompts.txt");
+    std::fs::write(&prompts, "hello\nthe llama\nx\n").unwrap();
+    let report = json(&[
+        "verify",
+        "--model",
+        path(&model),
+        "--prompts",
+        prompts.to_str().unwrap(),
+        "--windows",
+        "2,8",
+        "--batch",
+        "1,3",
+        "--max-tokens",
+        "16",
+    ]);
+    assert_eq!(report["equal"], true);
+    // 3 prompts, 2 temperatures, 2 thread counts, 2 batches, 2 windows and the shadow.
+    assert_eq!(report["answers"], 3 * 2 * 2 * 2 * 3);
+    assert!(report["rewinds"].as_u64().unwrap() > 0, "the draft never disagreed");
+}
+
+#[test]
+fn inspect_shows_the_shape() {
+    let model = model();
+    let report = json(&["inspect", "--model", path(&model), "--draft", "int8"]);
+    assert_eq!(report["container"], "Hugging Face");
+    assert_eq!((report["layers"].as_u64(), report["vocabulary"].as_u64()), (Some(2), Some(261)));
+    assert_eq!(report["drafts"][0]["format"], "int8 (embedding and head int8-g32)");
+    assert!(report["drafts"][0]["bytes"].as_u64() < report["shadow"]["bytes"].as_u64());
+    let text = answer(&["inspect", "--model", path(&model)]);
+    assert!(text.contains("CPU kernels") && text.contains("thermometer"), "{text}");
+}
+
+#[test]
+fn failures_are_one_line_and_an_exit_code() {
+    let model = model();
+    let model = path(&model);
+    let missing = failure(&["generate", "--model", "/nowhere.gguf", "--prompt", "x"], 1);
+    assert!(missing.contains("/nowhere.gguf does not exist"), "{missing}");
+    let empty = failure(&["generate", "--model", model, "--prompt", ""], 1);
+    assert!(empty.contains("the prompt is empty"), "{empty}");
+    let format = failure(&["generate", "--model", model, "--prompt", "x", "--draft", "int3"], 2);
+    assert!(format.contains("int4-g32"), "{format}");
+    let device = failure(&["generate", "--model", model, "--prompt", "x", "--device", "cuda:0"], 2);
+    assert!(device.contains("not built into this version"), "{device}");
+    let both = failure(&["generate", "--model", model, "--prompt", "x", "--prompt-tokens", "1"], 2);
+    assert!(both.contains("cannot be used with"), "{both}");
+    failure(&["generate", "--model", model], 2);
+    let none = failure(&["verify", "--model", model, "--prompts", "/nowhere.txt"], 1);
+    assert!(none.contains("/nowhere.txt"), "{none}");
+}
+
+#[test]
+fn a_real_model_rewinds() {
+    let Some(model) = std::env::var_os("REWIND_DEMO_MODEL") else {
+        println!("SKIP: REWIND_DEMO_MODEL is not set to a checkpoint");
+        return;
+    };
+    let model = Path::new(&model).to_str().unwrap();
+    let run = |policy: &str| {
+        let prompt = "Explain in simple words why the sky is blue.";
+        let fixed = ["generate", "--model", model, "--chat", "--prompt", prompt];
+        json(&[&fixed[..], &["--max-tokens", "24", "--policy", policy]].concat())
+    };
+    let (step, lossless, shadow) = (run("step"), run("lossless"), run("shadow"));
+    assert!(step["timings"]["shadow_passes"].as_u64().unwrap() > 0);
+    assert_eq!(lossless["token_ids"], shadow["token_ids"]);
+    assert_eq!(lossless["text"], shadow["text"]);
+}
