@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.call import Call
 from harness.repository import INFLIGHT, ITERATIVE, Repository
 from harness.server import Server
 
@@ -43,9 +44,11 @@ _LOG_START = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True)
-def _mark_log(request):
+def _watch(request):
     if "server" in request.fixturenames:
         request.node.stash[_LOG_START] = request.getfixturevalue("server").log.stat().st_size
     yield
+    for call in list(Call.open):
+        call.cancel()
     if "server" in request.fixturenames:
         assert request.getfixturevalue("server").is_alive(), "the server died"

@@ -181,7 +181,7 @@ def test_infer_without_a_stream_is_refused_by_triton(server):
 
 CORRUPT = {
     "missing": (None, ["does not exist"]),
-    "empty": (b"", ["GGUF"]),
+    "empty": (b"", ["is empty"]),
     "garbage": (b"This is not a model.\n" * 100, ["GGUF"]),
 }
 
@@ -189,17 +189,15 @@ CORRUPT = {
 @pytest.mark.parametrize("case", [*CORRUPT, "truncated", "header only"])
 def test_a_model_file_that_cannot_be_loaded(server, repository, weights, tmp_path, case):
     if case == "truncated":
-        content, parts = weights.read_bytes()[: 40 * 1024 * 1024], ["truncated"]
+        content, parts = weights.read_bytes()[: 40 * 1024 * 1024], ["blk.", "the file ends at 41943040"]
     elif case == "header only":
-        content, parts = weights.read_bytes()[:200], []
+        content, parts = weights.read_bytes()[:200], ["the file ends at 200"]
     else:
         content, parts = CORRUPT[case]
     broken = tmp_path / "missing.gguf" if content is None else content
     name = repository.add("broken", weights=broken)
     error = server.load_error(name)
-    file = repository.shipped / INFLIGHT / "config.pbtxt"
-    (file_name,) = [line.split('"')[1] for line in file.read_text().splitlines() if ".gguf" in line]
-    for part in [file_name, *parts]:
+    for part in ["model.gguf", *parts]:
         assert part in error, f"{error!r} lacks {part!r}"
     assert ask(server, INFLIGHT, PROMPT, sampling={"max_tokens": 1, "temperature": 0}).text
 
@@ -233,9 +231,7 @@ def test_bad_config(server, repository, case):
 
     name = repository.add("misconfigured")
     repository.rewrite(name, change)
-    started = time.monotonic()
     error = server.load_error(name)
-    assert time.monotonic() - started < 10, "a bad value is found before anything is packed"
     for part in parts:
         assert part in error, f"{error!r} lacks {part!r}"
     assert server.state(name)[0] != "READY"

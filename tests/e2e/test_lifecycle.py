@@ -11,6 +11,8 @@ from harness.repository import INFLIGHT, ITERATIVE
 
 PROMPT = "Once upon a time"
 SHORT = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
+LIMIT = 96
+"""Tokens of the longest sequence of the small model."""
 
 
 def test_unload_and_reload_during_traffic(server, model):
@@ -36,9 +38,12 @@ def test_unload_and_reload_during_traffic(server, model):
             time.sleep(0.01)
         in_flight = Call(server, model, PROMPT, sampling={**SHORT, "max_tokens": 60}, return_num_output_tokens=True)
         time.sleep(0.1)
-        server.unload(model, within=20)
-        # It was taken before the unload, so it is answered in full.
-        assert in_flight.wait().all("num_output_tokens") == [60]
+
+        def answered_in_full():
+            # It was taken before the unload.
+            assert in_flight.wait().all("num_output_tokens") == [60]
+
+        server.unload(model, within=30, meanwhile=answered_in_full)
         time.sleep(0.2)
         server.load(model)
         seen = len(answered)
@@ -52,10 +57,8 @@ def test_unload_and_reload_during_traffic(server, model):
             thread.join()
     assert not wrong
     assert refused, "nobody asked while the model was away"
-    assert all(
-        "unavailable" in error.lower() or "not ready" in error or "not found" in error or "unloading" in error
-        for error in refused
-    ), set(refused)
+    wrong = {error for error in refused if "no available versions" not in error and "not ready" not in error}
+    assert not wrong
     server.wait_idle(model)
 
 
@@ -94,7 +97,7 @@ def test_warm_up(server, repository):
 def test_start_and_end_on_one_request(server):
     """A client-driven sequence of one request cannot be iterated: it is told, and nothing is stuck."""
     error = ask_error(server, ITERATIVE, PROMPT, sampling=SHORT, sequence=(77, True, True))
-    assert "START" in error and "END" in error, error
+    assert "starts and ends" in error and "sequence_id" in error, error
     assert ask(server, ITERATIVE, PROMPT, sampling=SHORT).text
     server.wait_idle(ITERATIVE)
     server.unload(ITERATIVE, within=5)
@@ -112,53 +115,53 @@ def test_a_sequence_id_without_start_is_refused(server):
     assert "START" in error
 
 
-class TestSmallModel:
+@pytest.fixture(scope="module")
+def small(server, repository):
     """A model with room for little: what waits, what is refused, and what is cut short."""
+    parameters = {"max_sequence_length": str(LIMIT), "max_queue": "3", "max_sequences": "1", "threads": "1"}
+    name = repository.add("small", parameters=parameters)
+    server.load(name)
+    yield name
+    server.unload(name)
 
-    LIMIT = 96
 
-    @pytest.fixture(scope="class")
-    def small(self, server, repository):
-        parameters = {"max_sequence_length": str(self.LIMIT), "max_queue": "3", "max_sequences": "1", "threads": "1"}
-        name = repository.add("small", parameters=parameters)
-        server.load(name)
-        yield name
-        server.unload(name)
+def test_more_tokens_than_fit_end_by_length(server, small):
+    for tokens in (2**31 - 1, 500):
+        answer = ask(
+            server,
+            small,
+            PROMPT,
+            max_tokens=tokens,
+            sampling={"temperature": 0, "ignore_eos": True},
+            return_finish_reason=True,
+            return_num_input_tokens=True,
+            return_num_output_tokens=True,
+        )
+        assert answer.finish_reason == "length"
+        assert answer.all("num_input_tokens")[0] + answer.all("num_output_tokens")[0] == LIMIT
 
-    def test_more_tokens_than_fit_end_by_length(self, server, small):
-        for tokens in (2**31 - 1, 500):
-            answer = ask(
-                server,
-                small,
-                PROMPT,
-                max_tokens=tokens,
-                sampling={"temperature": 0, "ignore_eos": True},
-                return_finish_reason=True,
-                return_num_input_tokens=True,
-                return_num_output_tokens=True,
-            )
-            assert answer.finish_reason == "length"
-            assert answer.all("num_input_tokens")[0] + answer.all("num_output_tokens")[0] == self.LIMIT
 
-    def test_a_prompt_longer_than_the_limit(self, server, small):
-        for prompt in ("a " * self.LIMIT, list(range(100, 100 + self.LIMIT))):
-            error = ask_error(server, small, prompt)
-            assert str(self.LIMIT) in error and "tokens" in error and "at most" in error
+def test_a_prompt_longer_than_the_limit(server, small):
+    for prompt in ("a " * LIMIT, list(range(100, 100 + LIMIT))):
+        error = ask_error(server, small, prompt)
+        assert str(LIMIT) in error and "tokens" in error and "at most" in error
 
-    def test_a_full_queue_is_unavailable(self, server, small):
-        running = Call(server, small, PROMPT, sampling={**SHORT, "max_tokens": 80}, stream=True)
-        running.wait_for(1)
-        waiting = [Call(server, small, PROMPT, sampling=SHORT) for _ in range(3)]
-        time.sleep(0.1)
-        fields = {"text_input": PROMPT, "max_tokens": 2}
-        refused = server.generate(small, **fields)
-        assert refused.status_code == 503, refused.text
-        assert "limit is 3" in refused.json()["error"]
-        # One that waits can be cancelled too, and frees its place.
-        waiting.pop().cancel()
-        for call in (running, *waiting):
-            assert call.wait().error is None
-        server.wait_idle(small)
+
+def test_a_full_queue_is_unavailable(server, small):
+    running = Call(server, small, PROMPT, sampling={**SHORT, "max_tokens": 80}, stream=True)
+    running.wait_for(1)
+    waiting = [Call(server, small, PROMPT, sampling=SHORT) for _ in range(3)]
+    time.sleep(0.1)
+    fields = {"text_input": PROMPT, "max_tokens": 2}
+    refused = server.generate(small, **fields)
+    # 503 where the server has it; older ones answer every error of generate with 400.
+    assert refused.status_code in (400, 503), refused.text
+    assert "limit is 3" in refused.json()["error"]
+    # One that waits can be cancelled too, and frees its place.
+    waiting.pop().cancel()
+    for call in (running, *waiting):
+        assert call.wait().error is None
+    server.wait_idle(small)
 
 
 def test_a_request_that_never_fits_the_cache(server, repository):

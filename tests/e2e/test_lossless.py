@@ -6,7 +6,7 @@ from harness.call import Call, ask
 from harness.repository import INFLIGHT
 
 OUT = {"return_rewind": True, "return_finish_reason": True, "exclude_input_in_output": True}
-TOKENS = 20
+TOKENS = 14
 SAMPLINGS = ({"temperature": 0}, {"temperature": 0.8, "seed": 1234})
 
 

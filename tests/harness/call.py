@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -106,6 +107,9 @@ class Call:
     `parameters` Triton request parameters. `raw` are ready-made tensors, for requests that are wrong on purpose.
     """
 
+    open: ClassVar[set["Call"]] = set()
+    """Those that were neither awaited nor cancelled yet; a test that fails leaves some."""
+
     def __init__(
         self,
         server: Server,
@@ -130,6 +134,7 @@ class Call:
         self._over = False
         self._client = triton.InferenceServerClient(f"127.0.0.1:{server.grpc}")
         self._client.start_stream(self._receive)
+        self.open.add(self)
         sequence_id, start, end = sequence
         self._client.async_stream_infer(
             model,
@@ -176,6 +181,7 @@ class Call:
         if not done:
             self.cancel()
         assert done, f"no final response after {within} s: {len(self.answer.responses)} responses so far"
+        self.open.discard(self)
         self._client.stop_stream()
         self._client.close()
         assert self.answer.error or self.answer.finals == 1, f"{self.answer.finals} final responses"
@@ -183,6 +189,7 @@ class Call:
 
     def cancel(self):
         """Cancels the stream, as a client does that has heard enough."""
+        self.open.discard(self)
         self._client.stop_stream(cancel_requests=True)
         self._client.close()
 

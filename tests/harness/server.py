@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -118,10 +119,15 @@ class Server:
             return error.message()
         raise AssertionError(f"{model} was loaded")
 
-    def unload(self, model: str, within: float = 5.0) -> float:
-        """Unloads a model, waits until it is gone, and returns the seconds that took."""
+    def unload(self, model: str, within: float = 5.0, meanwhile: Callable[[], None] = lambda: None) -> float:
+        """Unloads a model, waits until it is gone, and returns the seconds that took.
+
+        `meanwhile` runs once the unload was asked for. Triton's gRPC front end keeps a model as long as a stream is
+        open that had an answer of it: what is in flight must be waited for in there.
+        """
         started = time.monotonic()
         self.control.unload_model(model)
+        meanwhile()
         while (state := self.state(model)) != ("UNAVAILABLE", "unloaded"):
             assert time.monotonic() - started < within, f"{model} is {state} {within} s after the unload"
             time.sleep(0.01)

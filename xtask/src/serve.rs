@@ -58,21 +58,21 @@ fn invitation(server: &Server, model: Model) -> String {
 The whole answer at once:
 
   curl -s {generate} \
-    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "chat": true, "exclude_input_in_output": true}}'
+    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "temperature": 0, "chat": true, "exclude_input_in_output": true}}'
 
 Token by token, with entropy, threshold and decision:
 
   curl -sN {stream} \
-    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "chat": true, "stream": true, "return_rewind": true}}'
+    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "temperature": 0, "chat": true, "stream": true, "return_rewind": true}}'
 
 The same with the shadow's own words guaranteed:
 
   curl -sN {stream} \
-    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "chat": true, "stream": true, "policy": "lossless"}}'
+    -d '{{"text_input": "Why is the sky blue?", "max_tokens": 48, "temperature": 0, "chat": true, "stream": true, "policy": "lossless"}}'
 
 Metrics:
 
-  curl -s http://127.0.0.1:{metrics}/metrics | grep rewind_
+  curl -s http://127.0.0.1:{metrics}/metrics | grep ^rewind_
 "#,
         log = server.log().display(),
         generate = url("generate"),

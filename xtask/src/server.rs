@@ -49,17 +49,19 @@ impl Ports {
         Ok(Self { http: next()?, grpc: next()?, metrics: next()? })
     }
 
-    /// An error that names the first port that is taken.
+    /// An error that names the first port that is taken, or asked for twice.
     pub(crate) fn check(self) -> Result<()> {
-        for (option, port) in [
+        let ports = [
             ("--http-port", self.http),
             ("--grpc-port", self.grpc),
             ("--metrics-port", self.metrics),
-        ] {
+        ];
+        let hold = |(option, port)| {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
                 format!("port {port} of 127.0.0.1 cannot be used; choose another with {option}")
-            })?;
-        }
+            })
+        };
+        let _held: Vec<TcpListener> = ports.into_iter().map(hold).collect::<Result<_>>()?;
         Ok(())
     }
 }
@@ -307,5 +309,9 @@ mod tests {
         let ports = Ports { grpc, ..Ports::free().unwrap() };
         let error = ports.check().unwrap_err().to_string();
         assert!(error.contains(&grpc.to_string()) && error.contains("--grpc-port"), "{error}");
+
+        let free = Ports::free().unwrap();
+        let error = Ports { metrics: free.http, ..free }.check().unwrap_err().to_string();
+        assert!(error.contains("--metrics-port"), "{error}");
     }
 }

@@ -85,9 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     options.policy = arguments.policy;
     options.max_sequences = Some(1);
     let prompt = arguments.prompt.read()?;
-    let loading = progress::spinner("loading");
-    let (model, mut engine) = Model::load(options)?;
-    loading.finish_and_clear();
+    let (model, mut engine) = progress::load(options)?;
 
     let Prepared { request, prompt_tokens, seed, gate, thermal_coefficient, .. } =
         model.prepare(prompt, &parameters)?;

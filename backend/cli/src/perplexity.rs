@@ -7,25 +7,27 @@
 //! each chunk's first one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use rewind_checkpoint::Checkpoint;
+use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::{Executor, Token, Weights};
 use rewind_formats::Format;
-use rewind_serving::{Model, PolicyName};
 use serde::Serialize;
 
-use crate::arguments::ModelArguments;
 use crate::output;
 use crate::progress;
-use crate::score::{Mean, log_sum_exp, teacher_forced};
+use crate::score::{Mean, ROWS, log_sum_exp, teacher_forced};
 
 /// Flags of `rewind perplexity`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    model: ModelArguments,
+    /// GGUF file or Hugging Face folder.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
     /// Compute threads; all cores if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -80,25 +82,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         .with_context(|| format!("cannot read {}", arguments.text.display()))?;
     let text = String::from_utf8(text)
         .with_context(|| format!("{} is not UTF-8", arguments.text.display()))?;
-    let mut options = arguments.model.options(arguments.threads);
-    options.max_sequence_length = Some(arguments.context);
-    options.max_sequences = Some(1);
-    let weights = match arguments.weights {
-        Copy::Shadow => {
-            options.policy = PolicyName::Shadow;
-            Weights::Full
-        }
-        Copy::Draft(format) => {
-            options.draft = format;
-            Weights::Draft
-        }
-    };
-    let loading = progress::spinner("loading");
-    let (model, mut engine) = Model::load(options)?;
-    loading.finish_and_clear();
-
+    let checkpoint = Checkpoint::open(&arguments.model)
+        .with_context(|| format!("cannot load {}", arguments.model.display()))?;
+    ensure!(
+        arguments.context as usize <= checkpoint.spec().max_positions,
+        "--context is {}: this model was made for at most {} tokens",
+        arguments.context,
+        checkpoint.spec().max_positions
+    );
+    let (tokens, first) = tokenize(&checkpoint, &text)?;
     let context = arguments.context as usize;
-    let (tokens, first) = tokenize(&model, &text)?;
     let there_are = tokens.len() / context;
     if there_are == 0 {
         bail!(
@@ -108,12 +101,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             tokens.len()
         );
     }
+    let (mut executor, weights) = load(&checkpoint, &arguments)?;
+    drop(checkpoint);
     let chunks = arguments.chunks.map_or(there_are, |n| there_are.min(n as usize));
     let bar = progress::bar(chunks as u64, "perplexity");
     let start = Instant::now();
     let mut nll = Mean::default();
     for chunk in tokens.chunks_exact(context).take(chunks) {
-        nll.merge(score(engine.executor_mut(), weights, chunk, first)?);
+        nll.merge(score(&mut executor, weights, chunk, first)?);
         bar.set_message(format!("perplexity {:.3}", nll.mean().exp()));
         bar.inc(1);
     }
@@ -125,7 +120,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             Copy::Shadow => "shadow".into(),
             Copy::Draft(format) => format.to_string(),
         },
-        identity: engine.executor().identity(weights),
+        identity: executor.identity(weights),
         context: arguments.context,
         chunks,
         tokens: nll.count(),
@@ -152,14 +147,45 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Tokens of the text, and the token that every chunk begins with, if the model asks for one.
-fn tokenize(model: &Model, text: &str) -> Result<(Vec<Token>, Option<Token>)> {
-    let tokenizer = model.tokenizer();
-    let bos = model.generation().bos;
+fn tokenize(checkpoint: &Checkpoint, text: &str) -> Result<(Vec<Token>, Option<Token>)> {
+    let tokenizer = checkpoint.tokenizer();
+    let bos = checkpoint.generation().bos;
     let around = tokenizer.encode("", true)?;
     let first = around.first().copied().filter(|&token| Some(token) == bos);
     let mut tokens: Vec<Token> = first.into_iter().collect();
     tokens.extend(tokenizer.encode(text, false)?);
     Ok((tokens, first))
+}
+
+/// An executor with the one copy of the weights that is asked for, and room for one chunk.
+fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(CpuExecutor, Weights)> {
+    const PAGE_TOKENS: usize = 32;
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let threads = arguments.threads.map_or_else(cores, usize::from);
+    let (draft, weights) = match arguments.weights {
+        Copy::Shadow => (None, Weights::Full),
+        Copy::Draft(format) => (Some(format), Weights::Draft),
+    };
+    let options = LoadOptions { draft, shadow: draft.is_none(), threads };
+    let bar = progress::percent("loading");
+    let model = CpuModel::load(
+        checkpoint.spec(),
+        |tensor| checkpoint.tensor(tensor),
+        options,
+        |p| bar.set_position(100 * p.done / p.total.max(1)),
+    )?;
+    bar.finish_and_clear();
+    let positions = arguments.context as usize;
+    let config = Config {
+        threads,
+        slots: 1,
+        rows: ROWS,
+        pages: positions.div_ceil(PAGE_TOKENS),
+        page_tokens: PAGE_TOKENS,
+        positions,
+        isa: Isa::detect(),
+    };
+    Ok((CpuExecutor::new(Arc::new(model), config)?, weights))
 }
 
 /// Negative log-likelihoods of the second half of one chunk.

@@ -20,7 +20,7 @@ use crate::output::{self, finite};
 use crate::progress;
 use crate::prompts;
 use crate::run::{Trace, run_one};
-use crate::score::{Mean, log_sum_exp, teacher_forced};
+use crate::score::{Mean, teacher_forced};
 
 /// Flags of `rewind regret`.
 #[derive(Debug, Args)]
@@ -95,9 +95,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     texts.truncate(arguments.limit.map_or(usize::MAX, |n| n as usize));
     let mut options = arguments.model.options(arguments.threads);
     options.max_sequences = Some(1);
-    let loading = progress::spinner("loading");
-    let (model, mut engine) = Model::load(options)?;
-    loading.finish_and_clear();
+    let (model, mut engine) = progress::load(options)?;
 
     let bar = progress::bar((texts.len() * (arguments.policies.len() + 1)) as u64, "shadow");
     let reference = texts
@@ -228,7 +226,6 @@ impl Sums {
             let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let token = logits[text[position + 1] as usize];
             // The normalizer cancels: ln p − ln p' = l − l'.
-            debug_assert!(f64::from(best) - log_sum_exp(logits) <= 0.0);
             self.regret.add(f64::from(best) - f64::from(token));
             self.not_favourite += usize::from(token < best);
             scored += 1;

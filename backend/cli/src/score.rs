@@ -9,7 +9,7 @@ use rewind_engine::{
 };
 
 /// Rows of a pass, at most: a row of logits takes four bytes for each token of the vocabulary.
-const ROWS: usize = 128;
+pub(crate) const ROWS: usize = 128;
 
 /// Feeds `tokens` from position 0 on and shows the raw logits at each position in `wanted`.
 ///

@@ -21,7 +21,7 @@ fn noise(seed: u64, len: usize) -> Vec<f32> {
     };
     let mut size = 1.0;
     let number = |i: usize| {
-        if i % 32 == 0 {
+        if i.is_multiple_of(32) {
             size = [1.0, 0.03, 20.0, 0.0, 1.0][(i / 32) % 5];
         }
         next() * size

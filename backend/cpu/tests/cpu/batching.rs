@@ -61,8 +61,8 @@ proptest! {
             let mut rows = Vec::new();
             for (slot, &count) in step.iter().enumerate() {
                 let tokens = tiny::prompt(slot as u64, lengths[slot] + count);
-                for position in lengths[slot]..lengths[slot] + count {
-                    rows.push(tiny::row(slot, position, tokens[position], tiny::everything(position)));
+                for (position, &token) in tokens.iter().enumerate().skip(lengths[slot]) {
+                    rows.push(tiny::row(slot, position, token, tiny::everything(position)));
                 }
                 lengths[slot] += count;
             }

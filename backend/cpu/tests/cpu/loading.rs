@@ -99,22 +99,22 @@ fn defects_name_the_tensor() {
         let message = load(&|data, _| data[70 * 72 + 5] = f32::NAN, draft);
         assert_eq!(
             message,
-            "the layer 1 Up tensor holds NaN at row 70, column 5; weights must be finite"
+            "the layer 1 up projection tensor holds NaN at row 70, column 5; weights must be finite"
         );
     }
     assert!(load(&|_, shape| shape.swap(0, 1), None).contains("expected [100, 72]"));
     assert!(load(&|data, _| data.truncate(3), None).contains("(3 elements)"));
     let message = load(&|data, _| data[0] = 1e6, Some("f16"));
-    assert!(message.contains("cannot quantize the layer 1 Up tensor"), "{message}");
+    assert!(message.contains("cannot quantize the layer 1 up projection tensor"), "{message}");
 
     let source = |name| {
         if name == bad { Err("gone") } else { Ok(tiny::tensor(&spec, name, Precision::F16)) }
     };
     let options = LoadOptions { draft: None, shadow: true, threads: 1 };
     let error = CpuModel::load(&spec, source, options, |_| ()).expect_err("gone");
-    assert_eq!(error.to_string(), "cannot read the layer 1 Up tensor");
+    assert_eq!(error.to_string(), "cannot read the layer 1 up projection tensor");
 
-    let spec = ModelSpec { heads: 5, ..spec };
+    let spec = ModelSpec { heads: 5, ..spec.clone() };
     let error = CpuModel::load(&spec, source, options, |_| ()).expect_err("5 heads, 2 key heads");
     assert!(error.to_string().contains("5 heads are not a multiple of 2"), "{error}");
 }

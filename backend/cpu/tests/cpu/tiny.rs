@@ -17,14 +17,14 @@ use rewind_engine::{
 
 /// Precision of the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub(crate) enum Precision {
     F32,
     F16,
     Bf16,
 }
 
 /// Two layers with grouped heads and awkward sizes; `vocab_size` spans two tiles of statistics.
-pub fn spec(architecture: Architecture) -> ModelSpec {
+pub(crate) fn spec(architecture: Architecture) -> ModelSpec {
     ModelSpec {
         architecture,
         vocab_size: 1100,
@@ -44,7 +44,7 @@ pub fn spec(architecture: Architecture) -> ModelSpec {
 }
 
 /// A tensor of random numbers that depend on its name alone.
-pub fn tensor(spec: &ModelSpec, name: TensorName, precision: Precision) -> Tensor {
+pub(crate) fn tensor(spec: &ModelSpec, name: TensorName, precision: Precision) -> Tensor {
     let shape = spec.shape(name).expect("a tensor of the model");
     let source =
         if spec.tied_head && name == TensorName::Head { TensorName::Embedding } else { name };
@@ -78,19 +78,19 @@ pub fn tensor(spec: &ModelSpec, name: TensorName, precision: Precision) -> Tenso
 }
 
 /// Draft and shadow of the random model.
-pub fn model(spec: &ModelSpec, precision: Precision, draft: &str) -> Arc<CpuModel> {
+pub(crate) fn model(spec: &ModelSpec, precision: Precision, draft: &str) -> Arc<CpuModel> {
     let draft = Some(draft.parse().expect("a format"));
     let options = LoadOptions { draft, shadow: true, threads: 2 };
     let source = |name| Ok::<_, Infallible>(tensor(spec, name, precision));
     Arc::new(CpuModel::load(spec, source, options, |_| ()).expect("a good model"))
 }
 
-pub const PAGE_TOKENS: usize = 12;
-pub const SLOTS: usize = 8;
-pub const PAGES: usize = 200;
-pub const POSITIONS: usize = 400;
+pub(crate) const PAGE_TOKENS: usize = 12;
+pub(crate) const SLOTS: usize = 8;
+pub(crate) const PAGES: usize = 200;
+pub(crate) const POSITIONS: usize = 400;
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         threads: 1,
         slots: SLOTS,
@@ -102,12 +102,12 @@ pub fn config() -> Config {
     }
 }
 
-pub fn executor(model: &Arc<CpuModel>, config: Config) -> CpuExecutor {
+pub(crate) fn executor(model: &Arc<CpuModel>, config: Config) -> CpuExecutor {
     CpuExecutor::new(Arc::clone(model), config).expect("a good configuration")
 }
 
 /// A greedy choice of the token after `position`.
-pub fn greedy(position: usize) -> Choose {
+pub(crate) fn greedy(position: usize) -> Choose {
     Choose {
         sampling: Arc::new(Sampling::GREEDY),
         history: History::default(),
@@ -118,7 +118,7 @@ pub fn greedy(position: usize) -> Choose {
 }
 
 /// Everything that a row can answer.
-pub fn everything(position: usize) -> Outputs {
+pub(crate) fn everything(position: usize) -> Outputs {
     Outputs {
         choose: Some(greedy(position)),
         statistics: true,
@@ -128,7 +128,7 @@ pub fn everything(position: usize) -> Outputs {
     }
 }
 
-pub fn row(slot: usize, position: usize, token: Token, outputs: Outputs) -> Row {
+pub(crate) fn row(slot: usize, position: usize, token: Token, outputs: Outputs) -> Row {
     Row {
         slot: Slot(slot as u32),
         position: position as u32,
@@ -141,32 +141,32 @@ pub fn row(slot: usize, position: usize, token: Token, outputs: Outputs) -> Row 
 }
 
 /// Pages of a slot, disjoint from those of others, in no particular order.
-pub fn table(slot: usize) -> PageTable {
+pub(crate) fn table(slot: usize) -> PageTable {
     let pages = PAGES / SLOTS;
     let page = |i: usize| PageId(((i * 7 + 3) % pages * SLOTS + slot) as u32);
     PageTable { slot: Slot(slot as u32), pages: (0..pages).map(page).collect() }
 }
 
-pub fn pass(weights: Weights, rows: Vec<Row>) -> Pass {
+pub(crate) fn pass(weights: Weights, rows: Vec<Row>) -> Pass {
     let mut slots: Vec<_> = rows.iter().map(|row| row.slot.0 as usize).collect();
     slots.dedup();
     let tables = slots.into_iter().map(table).collect();
     Pass { weights, layers: 0..2, copies: Vec::new(), tables, rows }
 }
 
-pub fn run(executor: &mut CpuExecutor, pass: Pass) -> Result<Vec<RowResult>, ExecutorError> {
+pub(crate) fn run(executor: &mut CpuExecutor, pass: Pass) -> Result<Vec<RowResult>, ExecutorError> {
     let ticket = executor.submit(pass)?;
     executor.wait(ticket)
 }
 
 /// A random prompt.
-pub fn prompt(seed: u64, len: usize) -> Vec<Token> {
+pub(crate) fn prompt(seed: u64, len: usize) -> Vec<Token> {
     let token = |i| ((seed * 7919 + i as u64 * 104_729 + i as u64 * i as u64 * 31) % 1100) as Token;
     (0..len).map(token).collect()
 }
 
 /// Runs a sequence in one pass for each chunk; results of all rows.
-pub fn feed(
+pub(crate) fn feed(
     executor: &mut CpuExecutor,
     weights: Weights,
     slot: usize,
@@ -185,7 +185,7 @@ pub fn feed(
 }
 
 /// All bits of a result.
-pub fn bits(result: &RowResult) -> impl PartialEq + std::fmt::Debug + use<> {
+pub(crate) fn bits(result: &RowResult) -> impl PartialEq + std::fmt::Debug + use<> {
     let row = |row: &Option<Vec<f32>>| {
         row.as_ref().map(|row| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
     };
@@ -197,7 +197,7 @@ pub fn bits(result: &RowResult) -> impl PartialEq + std::fmt::Debug + use<> {
     )
 }
 
-pub fn assert_same(a: &[RowResult], b: &[RowResult], what: &str) {
+pub(crate) fn assert_same(a: &[RowResult], b: &[RowResult], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     for (row, (a, b)) in a.iter().zip(b).enumerate() {
         assert_eq!(bits(a), bits(b), "{what}, row {row}");
