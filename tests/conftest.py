@@ -48,3 +48,9 @@ def cli() -> Path:
 @pytest.fixture(scope="session")
 def greedy() -> list[golden.Continuation]:
     return golden.continuations()
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[str]:
+    """What the benches ask."""
+    return (Path(__file__).parent / "data" / "prompts.txt").read_text(encoding="utf-8").splitlines()

@@ -22,8 +22,7 @@ def test_a_cancelled_stream_is_freed_at_once(server, model):
     before = server.statistics(model)
     call = Call(server, model, PROMPT, sampling=LONG, stream=True)
     call.wait_for(4)
-    busy = server.metrics()
-    assert busy.kv(model, "used") > 0 and busy.total("rewind_sequences", model=model) == 1
+    assert server.wait_busy(model).total("rewind_sequences", model=model) == 1
     call.cancel()
     server.wait_idle(model, within=FREED_WITHIN)
     assert len(call.answer.responses) < 500
@@ -33,10 +32,7 @@ def test_a_cancelled_stream_is_freed_at_once(server, model):
 
 def test_a_cancelled_answer_that_was_not_streamed(server, model):
     call = Call(server, model, PROMPT, sampling=LONG)
-    deadline = time.monotonic() + 5
-    while server.metrics().total("rewind_sequences", model=model) == 0:
-        assert time.monotonic() < deadline, "the request never reached the engine"
-        time.sleep(0.01)
+    server.wait_busy(model)
     call.cancel()
     server.wait_idle(model, within=FREED_WITHIN)
 

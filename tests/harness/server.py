@@ -171,6 +171,14 @@ class Server:
             time.sleep(0.005)
         return time.monotonic() - started
 
+    def wait_busy(self, model: str, within: float = 5.0) -> Metrics:
+        """Waits until the metrics show a sequence of a model with pages; gauges lag by some tenths of a second."""
+        started = time.monotonic()
+        while not (metrics := self.metrics()).kv(model, "used"):
+            assert time.monotonic() - started < within, f"no request of {model} reached the engine in {within} s"
+            time.sleep(0.01)
+        return metrics
+
     # The generate extension.
 
     def generate(self, model: str, headers: dict | None = None, **fields) -> requests.Response:

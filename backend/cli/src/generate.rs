@@ -8,7 +8,7 @@ use clap::Args;
 use console::Style;
 use rewind_engine::{Committed, Decision, Event};
 use rewind_monitor::Gate;
-use rewind_serving::{Model, Parameters, PolicyName, Prepared, Prompt, Value};
+use rewind_serving::{Parameters, PolicyName, Prepared, Prompt, Value};
 use serde::Serialize;
 
 use crate::arguments::{GateArguments, ModelArguments, SamplingArguments, set_number, set_policy};

@@ -248,7 +248,7 @@ fn a_real_model_rewinds() {
     let run = |policy: &str| {
         let prompt = "Explain in simple words why the sky is blue.";
         let fixed = ["generate", "--model", model, "--chat", "--prompt", prompt];
-        json(&[&fixed[..], &["--max-tokens", "24", "--policy", policy]].concat())
+        json(&[&fixed[..], &["--max-tokens", "64", "--policy", policy]].concat())
     };
     let (step, lossless, shadow) = (run("step"), run("lossless"), run("shadow"));
     assert!(step["timings"]["shadow_passes"].as_u64().unwrap() > 0);

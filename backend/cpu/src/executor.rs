@@ -14,7 +14,7 @@ use crate::error::CpuError;
 use crate::forward::{HEAD_ROWS, Machine, Position};
 use crate::kv::{Cache, Shape};
 use crate::model::{self, CpuModel};
-use crate::pool::{Panicked, Pool};
+use crate::pool::{Panicked, SharedPool};
 use crate::statistics::{Summary, Tile};
 use crate::validate::validate;
 
@@ -51,11 +51,13 @@ pub struct Memory {
 /// Runs passes on this CPU's cores.
 ///
 /// [`submit`](Executor::submit) checks and queues; [`wait`](Executor::wait) computes, on the calling
-/// thread and the executor's own.
+/// thread and those of the process's pool: executors with as many threads share one and take turns,
+/// pass by pass, so that models beside each other do not crowd the cores.
 #[derive(Debug)]
 pub struct CpuExecutor {
     model: Arc<CpuModel>,
     limits: Limits,
+    pool: SharedPool,
     machine: Machine,
     cache: Cache,
     /// The token that each slot chose last.
@@ -112,8 +114,9 @@ impl CpuExecutor {
             return Err(CpuError::KvMemory { pages, page_tokens });
         }
         let threads = config.threads;
-        let pool = Pool::new(threads).map_err(|source| CpuError::Threads { threads, source })?;
-        let machine = Machine::new(&model.spec, config.isa, pool, config.rows);
+        let pool =
+            SharedPool::get(threads).map_err(|source| CpuError::Threads { threads, source })?;
+        let machine = Machine::new(&model.spec, config.isa, threads, config.rows);
         tracing::info!(isa = config.isa.name(), threads, "CPU kernels chosen");
         Ok(Self {
             cache: Cache::new(shape),
@@ -122,6 +125,7 @@ impl CpuExecutor {
             queue: VecDeque::new(),
             finished: BTreeMap::new(),
             next_ticket: 0,
+            pool,
             machine,
             limits,
             model,
@@ -195,22 +199,31 @@ impl CpuExecutor {
         pass: &Pass,
         rows: &[Position<'_>],
     ) -> Result<Vec<RowResult>, Panicked> {
+        let pool = &mut *self.pool.turn();
         let machine = &mut self.machine;
         let mut results: Vec<_> = pass.rows.iter().map(|_| empty()).collect();
-        machine.layers(&model.spec, weights, &mut self.cache, rows, |layers, row, stream| {
-            if pass.rows[row].outputs.tap.map(usize::from) == Some(layers) {
-                results[row].tap = Some(stream.to_vec());
-            }
-        })?;
+        machine.layers(
+            pool,
+            &model.spec,
+            weights,
+            &mut self.cache,
+            rows,
+            |layers, row, stream| {
+                if pass.rows[row].outputs.tap.map(usize::from) == Some(layers) {
+                    results[row].tap = Some(stream.to_vec());
+                }
+            },
+        )?;
 
         let with_head: Vec<_> =
             (0..rows.len()).filter(|&row| pass.rows[row].outputs.needs_head()).collect();
         for rows in with_head.chunks(HEAD_ROWS) {
             let row = |number: usize| &pass.rows[rows[number]];
             let sums: Vec<_> = (0..rows.len()).map(|number| wants_sums(row(number))).collect();
-            machine.head(&model.spec, weights, rows, &sums)?;
+            machine.head(pool, &model.spec, weights, rows, &sums)?;
             let spread = (0..rows.len()).any(|number| !is_cheap(row(number)));
             let concluded = machine.conclude(
+                pool,
                 rows.len(),
                 spread,
                 &mut self.samplers,

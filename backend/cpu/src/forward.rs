@@ -32,11 +32,12 @@ pub(crate) struct Position<'a> {
     pub(crate) pages: &'a [PageId],
 }
 
-/// Threads and buffers that passes run with.
+/// Buffers that passes run with.
 #[derive(Debug)]
 pub(crate) struct Machine {
     isa: Isa,
-    pool: Pool,
+    /// Of the pool that passes run on.
+    threads: usize,
     frequencies: Vec<f32>,
     scratch: Vec<Scratch>,
     /// The residual stream.
@@ -73,15 +74,15 @@ const COLUMN_UNIT: usize = 12;
 
 impl Machine {
     /// Buffers for passes of up to `rows` rows.
-    pub(crate) fn new(spec: &ModelSpec, isa: Isa, pool: Pool, rows: usize) -> Self {
+    pub(crate) fn new(spec: &ModelSpec, isa: Isa, threads: usize, rows: usize) -> Self {
         let (heads, half) = (spec.heads * spec.head_dim, spec.head_dim / 2);
         let qkv = heads + 2 * spec.kv_heads * spec.head_dim;
         let head_rows = HEAD_ROWS.min(rows);
         Self {
             isa,
             frequencies: spec.rope.frequencies(spec.head_dim),
-            scratch: (0..pool.threads()).map(|_| Scratch::default()).collect(),
-            pool,
+            scratch: (0..threads).map(|_| Scratch::default()).collect(),
+            threads,
             stream: Rows::new(rows, spec.hidden_size),
             normed: Rows::new(rows, spec.hidden_size),
             normed_codes: Quantized::new(rows, spec.hidden_size),
@@ -122,7 +123,7 @@ impl Machine {
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.pool.threads()
+        self.threads
     }
 
     /// Runs all layers; the residual stream stays for [`head`](Self::head).
@@ -133,6 +134,7 @@ impl Machine {
     /// A worker panicked; the entries of these rows are undefined then.
     pub(crate) fn layers(
         &mut self,
+        pool: &mut Pool,
         spec: &ModelSpec,
         weights: &Weights,
         cache: &mut Cache,
@@ -151,8 +153,8 @@ impl Machine {
         tap_all(0, &self.stream);
 
         for (number, layer) in weights.layers.iter().enumerate() {
-            self.attention(spec, layer, number, cache, rows)?;
-            self.feed_forward(spec, layer, count)?;
+            self.attention(pool, spec, layer, number, cache, rows)?;
+            self.feed_forward(pool, spec, layer, count)?;
             tap_all(number + 1, &self.stream);
         }
         Ok(())
@@ -160,6 +162,7 @@ impl Machine {
 
     fn attention(
         &mut self,
+        pool: &mut Pool,
         spec: &ModelSpec,
         layer: &crate::model::Layer,
         number: usize,
@@ -169,15 +172,15 @@ impl Machine {
         let (count, isa) = (rows.len(), self.isa);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let vectors = &*layer.vectors;
-        self.norm(&vectors.attention_norm, spec.rms_epsilon, layer.qkv.is_integer(), count)?;
+        self.norm(pool, &vectors.attention_norm, spec.rms_epsilon, layer.qkv.is_integer(), count)?;
         let input = Input { rows: &self.normed, quantized: &self.normed_codes, first: 0 };
         let scratch = &mut self.scratch;
-        product(&mut self.pool, isa, scratch, &layer.qkv, input, Put::Store, count, &mut self.qkv)?;
+        product(pool, isa, scratch, &layer.qkv, input, Put::Store, count, &mut self.qkv)?;
 
         let half = spec.head_dim / 2;
         let angles = self.cos.chunks(half).zip(self.sin.chunks(half));
         let items = self.qkv.iter_mut(count).zip(angles);
-        each_row(&mut self.pool, count, items, |(row, (cos, sin))| {
+        each_row(pool, count, items, |(row, (cos, sin))| {
             isa.run(Heads {
                 row,
                 bias: &vectors.qkv_bias,
@@ -198,27 +201,28 @@ impl Machine {
             cache.write(page, number, row.position % page_tokens, key, value);
         }
 
-        self.attend(spec, number, cache, rows)?;
+        self.attend(pool, spec, number, cache, rows)?;
         if layer.output.is_integer() {
             let items = self.attended_codes.iter_mut(count).enumerate();
             let attended = &self.attended;
-            each_row(&mut self.pool, count, items, |(i, out)| {
+            each_row(pool, count, items, |(i, out)| {
                 isa.run(Quantize { x: attended.row(i), out });
             })?;
         }
         let input = Input { rows: &self.attended, quantized: &self.attended_codes, first: 0 };
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch);
+        let scratch = &mut self.scratch;
         product(pool, isa, scratch, &layer.output, input, Put::Add, count, &mut self.stream)
     }
 
     fn attend(
         &mut self,
+        pool: &mut Pool,
         spec: &ModelSpec,
         layer: usize,
         cache: &Cache,
         rows: &[Position<'_>],
     ) -> Result<(), Panicked> {
-        let (isa, count, workers) = (self.isa, rows.len(), self.pool.threads());
+        let (isa, count, workers) = (self.isa, rows.len(), pool.threads());
         let group = spec.heads / spec.kv_heads;
         let seen: usize = rows.iter().map(|row| row.position + 1).sum();
         let small = seen * spec.heads * spec.head_dim * 2 < SMALL_PRODUCT;
@@ -236,7 +240,7 @@ impl Machine {
         // Round-robin: later rows of a prompt see more.
         let mut parts: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         items.enumerate().for_each(|(number, item)| parts[number % workers].push(item));
-        self.pool.each(parts, |items| {
+        pool.each(parts, |items| {
             for (i, unit, out) in items {
                 isa.run(Attend {
                     cache,
@@ -253,20 +257,21 @@ impl Machine {
 
     fn feed_forward(
         &mut self,
+        pool: &mut Pool,
         spec: &ModelSpec,
         layer: &crate::model::Layer,
         count: usize,
     ) -> Result<(), Panicked> {
         let isa = self.isa;
         let integer = layer.gate.is_integer() || layer.up.is_integer();
-        self.norm(&layer.vectors.feed_forward_norm, spec.rms_epsilon, integer, count)?;
+        self.norm(pool, &layer.vectors.feed_forward_norm, spec.rms_epsilon, integer, count)?;
         let input = Input { rows: &self.normed, quantized: &self.normed_codes, first: 0 };
         let multiplications = 2 * count * layer.gate.rows() * layer.gate.cols();
-        let ranges = columns(layer.gate.rows(), multiplications, self.pool.threads());
+        let ranges = columns(layer.gate.rows(), multiplications, pool.threads());
         let gates = self.gate.columns_mut(count, &ranges);
         let ups = self.up.columns_mut(count, &ranges);
         let parts = ranges.into_iter().zip(gates).zip(ups).zip(&mut self.scratch);
-        self.pool.each(parts.collect(), |(((range, mut gate), mut up), scratch)| {
+        pool.each(parts.collect(), |(((range, mut gate), mut up), scratch)| {
             for (weights, out) in [(&layer.gate, &mut gate), (&layer.up, &mut up)] {
                 let rows = range.clone();
                 Product { weights, rows, input, put: Put::Store, out, scratch }.run(isa);
@@ -278,18 +283,19 @@ impl Machine {
         if layer.down.is_integer() {
             let gate = &self.gate;
             let items = self.gate_codes.iter_mut(count).enumerate();
-            each_row(&mut self.pool, count, items, |(i, out)| {
+            each_row(pool, count, items, |(i, out)| {
                 isa.run(Quantize { x: gate.row(i), out });
             })?;
         }
         let input = Input { rows: &self.gate, quantized: &self.gate_codes, first: 0 };
-        let (pool, scratch) = (&mut self.pool, &mut self.scratch);
+        let scratch = &mut self.scratch;
         product(pool, isa, scratch, &layer.down, input, Put::Add, count, &mut self.stream)
     }
 
     /// Norms the residual stream, and quantizes the result if an integer matrix reads it.
     fn norm(
         &mut self,
+        pool: &mut Pool,
         weight: &[f32],
         epsilon: f32,
         quantize: bool,
@@ -298,7 +304,7 @@ impl Machine {
         let (isa, stream) = (self.isa, &self.stream);
         let items =
             self.normed.padded_mut(count).zip(self.normed_codes.iter_mut(count)).enumerate();
-        each_row(&mut self.pool, count, items, |(i, (normed, codes))| {
+        each_row(pool, count, items, |(i, (normed, codes))| {
             norm_row(isa, stream.row(i), weight, epsilon, normed, quantize.then_some(codes));
         })
     }
@@ -311,6 +317,7 @@ impl Machine {
     /// A worker panicked.
     pub(crate) fn head(
         &mut self,
+        pool: &mut Pool,
         spec: &ModelSpec,
         weights: &Weights,
         rows: &[usize],
@@ -319,7 +326,7 @@ impl Machine {
         let (isa, count, head) = (self.isa, rows.len(), &*weights.head);
         let stream = &self.stream;
         let items = self.head_rows.padded_mut(count).zip(self.head_codes.iter_mut(count)).zip(rows);
-        each_row(&mut self.pool, count, items, |((normed, codes), &row)| {
+        each_row(pool, count, items, |((normed, codes), &row)| {
             let codes = head.is_integer().then_some(codes);
             let weight = &weights.final_norm;
             norm_row(isa, stream.row(row), weight, spec.rms_epsilon, normed, codes);
@@ -327,7 +334,7 @@ impl Machine {
 
         let input = Input { rows: &self.head_rows, quantized: &self.head_codes, first: 0 };
         let tile_count = spec.vocab_size.div_ceil(TILE);
-        let workers = self.pool.threads();
+        let workers = pool.threads();
         let shares: Vec<_> = (0..workers).map(|w| share(tile_count, workers, w)).collect();
         let ranges: Vec<_> = shares
             .iter()
@@ -341,7 +348,7 @@ impl Machine {
         });
         let logits = self.logits.columns_mut(count, &ranges);
         let parts = ranges.iter().zip(logits).zip(tiles).zip(&mut self.scratch);
-        self.pool.each(parts.collect(), |(((range, mut logits), tiles), scratch)| {
+        pool.each(parts.collect(), |(((range, mut logits), tiles), scratch)| {
             for (number, tiles) in tiles.chunks_mut(count).enumerate() {
                 let first = range.start + number * TILE;
                 let rows = first..(first + TILE).min(range.end);
@@ -368,12 +375,13 @@ impl Machine {
     /// A worker panicked.
     pub(crate) fn conclude<W: Send, R: Send>(
         &mut self,
+        pool: &mut Pool,
         count: usize,
         spread: bool,
         workers: &mut [W],
         job: impl Fn(usize, &[f32], &[Tile], &mut W) -> R + Sync,
     ) -> Result<Vec<R>, Panicked> {
-        let dealt = if spread { self.pool.threads().min(count) } else { 1 };
+        let dealt = if spread { pool.threads().min(count) } else { 1 };
         let (logits, tiles) = (&self.logits, &self.tiles);
         let tile_count = logits.cols().div_ceil(TILE);
         let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
@@ -385,7 +393,7 @@ impl Machine {
             parts.push((rows, own, worker));
             rest = tail;
         }
-        self.pool.each(parts, |(rows, results, worker)| {
+        pool.each(parts, |(rows, results, worker)| {
             let mut own = Vec::with_capacity(tile_count);
             for (row, result) in rows.zip(results) {
                 own.clear();

@@ -12,16 +12,45 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 use std::{fmt, hint, io};
 
+use parking_lot::{FairMutex, FairMutexGuard};
+
 /// How long a thread spins before it sleeps. A pass has serial stretches of a few microseconds; a
 /// sleeping worker costs 5–50 µs to wake.
 const SPIN: Duration = Duration::from_micros(40);
+
+/// The one [`Pool`] of this many threads in the process, for all that compute on as many.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedPool(Arc<FairMutex<Pool>>);
+
+impl SharedPool {
+    /// Joins the pool, or starts it if nobody is in it.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub(crate) fn get(threads: usize) -> io::Result<Self> {
+        static ALL: Mutex<BTreeMap<usize, Weak<FairMutex<Pool>>>> = Mutex::new(BTreeMap::new());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = all.get(&threads).and_then(Weak::upgrade) {
+            return Ok(Self(pool));
+        }
+        let pool = Arc::new(FairMutex::new(Pool::new(threads)?));
+        all.insert(threads, Arc::downgrade(&pool));
+        Ok(Self(pool))
+    }
+
+    /// Waits for its turn; turns are given first come, first served.
+    pub(crate) fn turn(&self) -> FairMutexGuard<'_, Pool> {
+        self.0.lock()
+    }
+}
 
 /// A fixed set of threads that run one job at a time.
 pub(crate) struct Pool {
@@ -235,6 +264,17 @@ mod tests {
                 assert!(data.iter().enumerate().all(|(worker, &value)| value == worker + round));
             }
         }
+    }
+
+    #[test]
+    fn a_pool_is_shared_while_somebody_holds_it() {
+        let [a, b, c] = [7, 7, 6].map(|threads| SharedPool::get(threads).expect("threads"));
+        assert!(Arc::ptr_eq(&a.0, &b.0) && !Arc::ptr_eq(&a.0, &c.0));
+        assert_eq!((a.turn().threads(), c.turn().threads()), (7, 6));
+        let old = Arc::downgrade(&a.0);
+        drop((a, b));
+        assert!(old.upgrade().is_none());
+        assert_eq!(SharedPool::get(7).expect("threads").turn().threads(), 7);
     }
 
     #[test]

@@ -176,8 +176,9 @@ impl Core {
         let full = self.build(Weights::Full, &full);
         let flown: BTreeSet<RequestId> =
             self.flights.iter().flat_map(|flight| &flight.units).map(|unit| unit.id).collect();
-        // A cap keeps the state finite; only the order of those that wait matters.
-        let cap = self.settings.verify_wait.max(3);
+        // A cap keeps the state finite. As many steps as there can be sequences keep them all apart:
+        // with fewer, those that reach the cap together would be served by age, the youngest never.
+        let cap = self.settings.verify_wait.max(3).max(self.limits.slots);
         for (id, sequence) in &mut self.running {
             if flown.contains(id) {
                 sequence.waited = 0;
@@ -326,22 +327,15 @@ impl Core {
         if let Some(index) = unknown {
             return Err(Refusal::UnknownToken { token: request.prompt[index], index, vocabulary });
         }
-        let (window, refresh) = match request.policy {
-            Policy::Step { refresh } => (0, refresh),
-            Policy::Window { tokens, refresh } => (tokens, refresh),
-            Policy::Lossless { tokens } => (tokens, 0),
-            Policy::Off | Policy::Observe | Policy::Shadow => (0, 0),
-        };
-        let holds = matches!(request.policy, Policy::Window { .. } | Policy::Lossless { .. });
-        if holds && window == 0 {
+        if let Policy::Window { tokens: 0, .. } | Policy::Lossless { tokens: 0 } = request.policy {
             return Err(Refusal::BadPolicy("window is 0: hold back at least one token".into()));
         }
-        let rows = u64::from(window) + u64::from(refresh) + 1;
+        let rows = request.policy.pass_rows();
         if rows > u64::from(self.settings.max_batch_rows) {
             return Err(Refusal::BadPolicy(format!(
-                "window {window} with refresh {refresh} makes a shadow pass of {rows} rows: \
-                 at most max_batch_rows = {} are allowed",
-                self.settings.max_batch_rows
+                "a shadow pass of {} with its window and refresh has up to {rows} rows: at most \
+                 max_batch_rows = {} are allowed",
+                request.policy, self.settings.max_batch_rows
             )));
         }
         let exact = matches!(request.policy, Policy::Lossless { .. } | Policy::Shadow);
@@ -410,7 +404,7 @@ impl Core {
             if sequence.wants().1 != Work::Verify || sequence.waited >= self.settings.verify_wait {
                 return true;
             }
-            rows += sequence.wanted_rows();
+            rows += sequence.verified_rows();
         }
         rows > 0 && rows >= self.settings.verify_rows
     }

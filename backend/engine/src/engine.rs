@@ -15,7 +15,7 @@ pub struct PassReport {
     pub weights: Weights,
     /// Rows in it.
     pub rows: usize,
-    /// From submission to results; a pass queued behind another includes the wait for it.
+    /// From submission, or from the end of the pass in front of it, to results.
     pub time: Duration,
 }
 
@@ -117,6 +117,8 @@ impl<E: Executor> Engine<E> {
         reports: &mut Vec<PassReport>,
     ) -> Result<Vec<RowResult>, ExecutorError> {
         let Submitted { weights, rows, since, ticket } = submitted;
+        // The queue is served in order: the pass in front has just been waited for.
+        let since = if reports.is_empty() { since } else { Instant::now() };
         let results = self.executor.wait(ticket?)?;
         reports.push(PassReport { weights, rows, time: since.elapsed() });
         Ok(results)

@@ -39,6 +39,20 @@ pub enum Policy {
     Shadow,
 }
 
+impl Policy {
+    /// Most rows that one shadow pass of one sequence can need: the window, what is refreshed, and the
+    /// step itself.
+    pub fn pass_rows(self) -> u64 {
+        let (window, refresh) = match self {
+            Self::Step { refresh } => (0, refresh),
+            Self::Window { tokens, refresh } => (tokens, refresh),
+            Self::Lossless { tokens } => (tokens, 0),
+            Self::Off | Self::Observe | Self::Shadow => (0, 0),
+        };
+        u64::from(window) + u64::from(refresh) + 1
+    }
+}
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

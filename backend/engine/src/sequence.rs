@@ -151,6 +151,17 @@ impl Sequence {
         }
     }
 
+    /// Rows whose tokens the shadow is to choose, without those it only refreshes on the way.
+    pub(crate) fn verified_rows(&self) -> u32 {
+        match &self.phase {
+            Phase::Verifying { pending, .. } => {
+                let (first, last) = self.verified_positions(pending);
+                last - first + 1
+            }
+            _ => 0,
+        }
+    }
+
     /// Rows of the next unit of work, at most `most` of a prompt.
     pub(crate) fn rows(&self, most: u32) -> Vec<Row> {
         match &self.phase {
@@ -383,12 +394,11 @@ impl Sequence {
             .zip(results)
             .take_while(|(drafted, result)| result.token == Some(drafted.token))
             .count();
-        let discarded = (pending.len() - agreed) as u32;
-        let mismatch = discarded > 0 && agreed < results.len();
+        let tokens = (pending.len() - agreed) as u32;
         // What the draft wrote is gone; the tokens that agreed come back as the shadow's.
         self.tokens.truncate(self.committed);
-        if let Some(reason) = reason.or(mismatch.then_some(RewindReason::Mismatch)) {
-            around.events.push(Event::Rewound { id: self.id, reason, tokens: discarded });
+        if let Some(reason) = reason {
+            around.events.push(Event::Rewound { id: self.id, reason, tokens });
         }
 
         let mut drafts = pending.into_iter();
@@ -411,6 +421,11 @@ impl Sequence {
                 None => row.outputs.statistics.then_some(result.statistics),
             };
             let decision = if replaced { Decision::Rewound } else { Decision::Verified };
+            // Told where it comes to light: an answer that ends before it has no mismatch.
+            if replaced && reason.is_none() {
+                let reason = RewindReason::Mismatch;
+                around.events.push(Event::Rewound { id: self.id, reason, tokens });
+            }
             self.tokens.push(token);
             let logprobs = result.logprobs.clone();
             let ended = self.commit(token, statistics, decision, logprobs, around);

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Decision, Engine, Event, FinishReason, Policy, Request, RequestId, Selection, Settings, Stop,
-    Weights,
+    Decision, Engine, Event, FinishReason, Limits, Policy, Request, RequestId, Selection, Settings,
+    Stop, Weights,
 };
 use rewind_monitor::{Detector, Gate};
 use support::{EOS, HashModel, limits};
@@ -237,4 +237,50 @@ fn the_mock_exercises_every_decision() {
         assert!(count > 20, "{decision} was taken {count} times");
     }
     assert!(answers.iter().map(|answer| answer.rewinds).sum::<u32>() > 50);
+}
+
+/// Passes that hold fewer verifications than fall due must still serve everybody in turn.
+#[test]
+fn nobody_starves_when_verifications_do_not_fit() {
+    const SEQUENCES: u32 = 16;
+    let limits = Limits {
+        rows: 16,
+        pages: 4096,
+        positions: 512,
+        slots: SEQUENCES,
+        ..limits(4096, SEQUENCES)
+    };
+    let settings = Settings { max_batch_rows: 16, ..Settings::default() };
+    let mut engine = Engine::new(HashModel::new(limits), vocabulary(), settings);
+    let mut last: BTreeMap<RequestId, u32> = BTreeMap::new();
+    for first in 1..=SEQUENCES {
+        let request = Request {
+            prompt: vec![first % 15 + 1, first % 16],
+            max_tokens: 300,
+            min_tokens: 0,
+            stop: Stop::default(),
+            sampling: Sampling { seed: first.into(), ..Sampling::GREEDY },
+            policy: Policy::Lossless { tokens: 8 },
+            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+            prefill: Weights::Full,
+            logprobs: None,
+        };
+        last.insert(engine.submit(request).expect("fits"), 0);
+    }
+    let mut iteration = 0;
+    // Until the first one ends: from then on there is room.
+    while last.len() == SEQUENCES as usize {
+        iteration += 1;
+        for event in engine.step(Selection::All).events {
+            match event {
+                Event::Token { id, .. } => _ = last.insert(id, iteration),
+                Event::Finished { id, .. } => _ = last.remove(&id),
+                _ => {}
+            }
+        }
+        // A window of drafts, and one verification of each of the others.
+        let (id, longest) =
+            last.iter().map(|(id, at)| (id, iteration - at)).max_by_key(|x| x.1).unwrap();
+        assert!(longest <= 8 + 2 * SEQUENCES, "{id:?} has waited for {longest} iterations");
+    }
 }

@@ -13,7 +13,7 @@
 //! model = "fingerprint of the weights"
 //!
 //! [detectors.entropy]         # likewise top1 and margin
-//! base = 2.0
+//! base = 3.35
 //! noise_floor = 0.15
 //! ```
 //!
@@ -259,9 +259,9 @@ mod tests {
         let threshold = |detector, celsius: f32| {
             profile.gate(detector, profile.thermal_coefficient(Some(Celsius(celsius)))).threshold
         };
-        assert_eq!(threshold(Detector::Entropy, 25.0), 2.15);
-        assert_eq!(threshold(Detector::Entropy, 80.0), 2.225);
-        assert_eq!(threshold(Detector::Top1, 80.0), 0.625);
+        assert_eq!(threshold(Detector::Entropy, 25.0), 3.5);
+        assert_eq!(threshold(Detector::Entropy, 80.0), 3.575);
+        assert_eq!(threshold(Detector::Top1, 80.0), 0.825);
         assert_eq!(threshold(Detector::Margin, 30.0), -0.3);
         assert_eq!(profile.gate(Detector::Margin, 1.0).detector, Detector::Margin);
         assert_eq!(profile.thermal_coefficient(None), 1.0);
@@ -279,13 +279,13 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert!(error("thermal_slope", "termal_slope").contains("unknown field `termal_slope`"));
-        let misspelt = error("base = 2.0", "bas = 2.0");
+        let misspelt = error("base = 3.35", "bas = 2.0");
         assert!(misspelt.contains("unknown field `bas`") && misspelt.contains("noise_floor"));
         assert!(error("[detectors.top1]", "[detectors.top2]").contains("unknown field `top2`"));
         let missing = error("noise_floor = 0.15", "");
         assert!(missing.contains("missing field `noise_floor`"), "{missing}");
         assert!(error("version = 1\n", "").contains("missing field `version`"));
-        assert!(error("base = 2.0", "base = 'high'").contains("invalid type"));
+        assert!(error("base = 3.35", "base = 'high'").contains("invalid type"));
         assert!(error("name = \"default\"", "name = ").starts_with("not a valid profile: "));
     }
 

@@ -33,7 +33,7 @@ pub enum RequestError {
     /// No such key inside `sampling_parameters`.
     #[error("unknown key {key:?} in sampling_parameters{}", hint(*.nearest))]
     UnknownKey {
-        /// As written.
+        /// As written, shortened.
         key: String,
         /// Most similar known key.
         nearest: Option<&'static str>,
@@ -101,7 +101,7 @@ pub enum RequestError {
     /// No such profile.
     #[error("unknown profile {name:?}{}; known are {}", hint(.nearest.as_deref()), .known.join(", "))]
     UnknownProfile {
-        /// As written.
+        /// As written, shortened.
         name: String,
         /// Profiles there are.
         known: Vec<String>,

@@ -8,6 +8,7 @@ use rewind_cpu::CpuError;
 use rewind_monitor::{ProfileError, ThermometerError};
 
 use crate::options::OptionsError;
+use crate::policy::PolicyName;
 use crate::size::format_bytes;
 
 /// Why a model could not be loaded. Every message names the file, key or tensor.
@@ -55,6 +56,19 @@ pub enum LoadError {
         asked: u32,
         /// The model's own limit.
         made_for: u32,
+    },
+    /// The model's own policy needs more rows than a pass may have.
+    #[error(
+        "max_batch_rows is {rows}: the policy {policy} with this window and refresh needs {needed}; \
+         raise max_batch_rows, or lower window or refresh"
+    )]
+    BatchRows {
+        /// As set.
+        rows: u32,
+        /// Rows of its largest shadow pass.
+        needed: u64,
+        /// The policy of requests that name none.
+        policy: PolicyName,
     },
     /// Not even one page of keys and values.
     #[error(

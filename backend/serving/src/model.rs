@@ -64,8 +64,9 @@ impl Model {
     /// Loads a model and makes an engine for it.
     ///
     /// What the options leave open: one thread for each core; sequences of up to 4096 tokens or the
-    /// model's own limit, whichever is less; 64 sequences at once; 256 rows a pass; KV memory for 8
-    /// sequences of full length, at most a quarter of the machine's (or the control group's) memory.
+    /// model's own limit, whichever is less; 64 sequences at once; a row for each of them and 128
+    /// more in a pass; KV memory for 8 sequences of full length, at most a quarter of the machine's
+    /// (or the control group's) memory.
     ///
     /// # Errors
     /// Whatever is wrong with options or files; see [`LoadError`].
@@ -89,7 +90,7 @@ impl Model {
         if let Some(shadow) = &shadow {
             check_pair(&checkpoint, shadow)?;
         }
-        sizing::positions(checkpoint.spec(), &options)?;
+        sizing::check(checkpoint.spec(), &options)?;
         let threads = options.threads.unwrap_or_else(cores);
         let weights = pack(&checkpoint, shadow.as_ref(), &options, threads, &mut progress)?;
         // The files are unmapped here: see `Checkpoint`.

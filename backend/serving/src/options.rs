@@ -40,7 +40,7 @@ pub struct Options {
     pub window: u32,
     /// Draft positions rewritten by a rewind of `step` and `window`, 0 ..= [`MAX_WINDOW`].
     pub refresh: u32,
-    /// Detector of requests that name none; `None`: the profile's own.
+    /// Detector of requests that name none; `None`: `entropy`.
     pub detector: Option<Detector>,
     /// Profile of requests that name none: a built-in name, or a path ending in `.toml`.
     pub profile: String,

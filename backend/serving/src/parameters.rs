@@ -13,7 +13,7 @@ use crate::error::RequestError;
 use crate::nearest::nearest;
 use crate::options::MAX_WINDOW;
 use crate::policy::{POLICY_NAMES, PolicyName};
-use crate::value::{Given, Value};
+use crate::value::{Given, Value, shortened};
 
 /// Tokens generated when a request does not say, as vLLM has it.
 pub const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -149,7 +149,7 @@ impl Parameters {
         for (key, value) in map {
             if !self.set_sampling(&key, value.into())? {
                 let nearest = nearest(&key, SAMPLING_KEYS);
-                return Err(RequestError::UnknownKey { key, nearest });
+                return Err(RequestError::UnknownKey { key: shortened(&key), nearest });
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use rewind_monitor::Profile;
 use crate::error::RequestError;
 use crate::load_error::LoadError;
 use crate::nearest::nearest;
+use crate::value::shortened;
 
 /// Profiles by name, one of them the default.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ impl Profiles {
     pub(crate) fn get(&self, name: Option<&str>) -> Result<&Profile, RequestError> {
         let name = name.unwrap_or(&self.default);
         self.by_name.get(name).ok_or_else(|| RequestError::UnknownProfile {
-            name: name.to_owned(),
+            name: shortened(name),
             known: self.by_name.keys().cloned().collect(),
             nearest: nearest(name, self.by_name.keys().map(String::as_str)).map(str::to_owned),
         })
@@ -74,6 +75,8 @@ mod tests {
         let profiles = Profiles::load(path.to_str().unwrap()).unwrap();
         assert_eq!(profiles.get(None).unwrap().name, "medicine");
         assert_eq!(profiles.get(Some("default")).unwrap().name, "default");
+        let long = profiles.get(Some(&"x".repeat(1 << 20))).unwrap_err().to_string();
+        assert!(long.len() < 300, "{} bytes", long.len());
         let error = profiles.get(Some("defualt")).unwrap_err().to_string();
         assert!(error.contains("default, medicine") && error.contains("did you mean"), "{error}");
     }

@@ -16,9 +16,9 @@ pub(crate) const PAGE_TOKENS: u32 = 32;
 pub(crate) const DEFAULT_POSITIONS: u32 = 4096;
 /// Sequences that run at once by default.
 pub(crate) const DEFAULT_SEQUENCES: u32 = 64;
-/// Rows of a pass by default: enough for a prompt chunk to use the weights well, little enough for
-/// the sequences beside it not to wait long.
-pub(crate) const DEFAULT_ROWS: u32 = 256;
+/// Rows of a pass by default, besides one for each sequence: enough for a prompt chunk to use the
+/// weights well, little enough for the sequences beside it not to wait long.
+pub(crate) const DEFAULT_PROMPT_ROWS: u32 = 128;
 /// The default cache holds this many sequences of full length: more short ones, since a sequence
 /// reserves only what it may need.
 pub(crate) const DEFAULT_FULL_SEQUENCES: u64 = 8;
@@ -35,6 +35,35 @@ pub(crate) fn positions(spec: &ModelSpec, options: &Options) -> Result<u32, Load
     }
 }
 
+/// Refuses sizes that cannot do for this model, as far as that can be told before its weights are
+/// packed.
+pub(crate) fn check(spec: &ModelSpec, options: &Options) -> Result<(), LoadError> {
+    positions(spec, options)?;
+    let needed = options.policy.with(options.window, options.refresh).pass_rows();
+    if let Some(rows) = options.max_batch_rows.filter(|&rows| u64::from(rows) < needed) {
+        return Err(LoadError::BatchRows { rows, needed, policy: options.policy });
+    }
+    enough_kv_memory(options, smallest_page(spec)).map(drop)
+}
+
+/// Bytes of a KV page without padding: keys and values in `f32`. Where a head's dimension is no
+/// multiple of a vector, the executor's pages, known once there is one, are larger.
+fn smallest_page(spec: &ModelSpec) -> u64 {
+    [spec.layers, 2, spec.kv_heads, spec.head_dim, PAGE_TOKENS as usize, size_of::<f32>()]
+        .into_iter()
+        .fold(1, |bytes: u64, count| bytes.saturating_mul(count as u64))
+}
+
+/// The memory set for keys and values, if it was set, which must hold one page of `page` bytes.
+fn enough_kv_memory(options: &Options, page: u64) -> Result<Option<u64>, LoadError> {
+    match options.kv_memory {
+        Some(bytes) if bytes < page => {
+            Err(LoadError::KvMemory { bytes, page, tokens: PAGE_TOKENS })
+        }
+        set => Ok(set),
+    }
+}
+
 /// Limits of an executor for this model, whose KV pages take `page` bytes each, on a machine with
 /// `memory` bytes.
 pub(crate) fn limits(
@@ -45,13 +74,16 @@ pub(crate) fn limits(
 ) -> Result<Limits, LoadError> {
     let positions = positions(spec, options)?;
     let slots = options.max_sequences.unwrap_or(DEFAULT_SEQUENCES);
-    // Every sequence has a row in the pass that decodes it, and a rewind needs its window at once.
-    let rows = options.max_batch_rows.unwrap_or_else(|| DEFAULT_ROWS.max(slots));
+    // Every sequence has a row in the pass that decodes it, and prompts must not starve beside them.
+    let rows = options.max_batch_rows.unwrap_or_else(|| slots.saturating_add(DEFAULT_PROMPT_ROWS));
+    if rows < slots {
+        tracing::warn!(
+            "max_batch_rows = {rows} is less than max_sequences = {slots}: only {rows} sequences will \
+             run at once, and prompts wait for rows that they leave; raise max_batch_rows"
+        );
+    }
     let of_one = u64::from(positions.saturating_add(MAX_WINDOW).div_ceil(PAGE_TOKENS));
-    let pages = match options.kv_memory {
-        Some(bytes) if bytes < page => {
-            return Err(LoadError::KvMemory { bytes, page, tokens: PAGE_TOKENS });
-        }
+    let pages = match enough_kv_memory(options, page)? {
         Some(bytes) => bytes / page,
         None => {
             let wanted = of_one * DEFAULT_FULL_SEQUENCES.min(slots.into());
@@ -95,6 +127,7 @@ mod tests {
     use rewind_checkpoint::{Architecture, Rope, RopeScaling};
 
     use super::*;
+    use crate::policy::PolicyName;
 
     /// A page of the model below.
     const PAGE: u64 = 30 * 2 * 3 * 64 * 4 * PAGE_TOKENS as u64;
@@ -128,7 +161,7 @@ mod tests {
     fn defaults_follow_the_model_and_the_machine() {
         let of_one = (2048 + 64) / 32;
         let roomy = limits(&spec(), &options(|_| ()), PAGE, 64 << 30).unwrap();
-        assert_eq!((roomy.positions, roomy.slots, roomy.rows), (2048, 64, 256));
+        assert_eq!((roomy.positions, roomy.slots, roomy.rows), (2048, 64, 192));
         assert_eq!(roomy.pages, 8 * of_one);
         let tight = limits(&spec(), &options(|_| ()), PAGE, 1 << 30).unwrap();
         assert_eq!(u64::from(tight.pages), (1 << 28) / PAGE);
@@ -163,6 +196,29 @@ mod tests {
         assert!(long.contains("4096") && long.contains("2048"), "{long}");
         let small = error(options(|o| o.kv_memory = Some(1000)));
         assert!(small.contains("kv_memory") && small.contains("1000"), "{small}");
+    }
+
+    #[test]
+    fn sizes_are_checked_before_there_is_an_executor() {
+        let page = smallest_page(&spec());
+        assert_eq!(page, PAGE);
+        let tried = |o: Options| check(&spec(), &o).map_err(|error| error.to_string());
+        assert_eq!(tried(options(|_| ())), Ok(()));
+        assert_eq!(tried(options(|o| o.kv_memory = Some(page))), Ok(()));
+        let small = tried(options(|o| o.kv_memory = Some(page - 1))).unwrap_err();
+        assert!(small.contains("kv_memory") && small.contains(&(page - 1).to_string()), "{small}");
+        let rows = |policy, rows| {
+            tried(options(|o| {
+                (o.policy, o.window, o.refresh) = (policy, 4, 8);
+                o.max_batch_rows = Some(rows);
+            }))
+        };
+        assert_eq!(rows(PolicyName::Window, 13), Ok(()));
+        let few = rows(PolicyName::Window, 12).unwrap_err();
+        assert!(few.contains("max_batch_rows is 12") && few.contains("13"), "{few}");
+        assert_eq!((rows(PolicyName::Off, 1), rows(PolicyName::Lossless, 5)), (Ok(()), Ok(())));
+        let long = tried(options(|o| o.max_sequence_length = Some(4096))).unwrap_err();
+        assert!(long.contains("4096") && long.contains("2048"), "{long}");
     }
 
     #[test]

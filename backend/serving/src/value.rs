@@ -91,20 +91,27 @@ impl fmt::Display for Given {
     }
 }
 
+/// Most characters of a client's own text in an error message.
+const MOST: usize = 80;
+
+/// A client's text for error messages: at most 80 characters.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 impl Given {
     /// For error messages: at most 80 characters.
     pub(crate) fn shortened(&self) -> String {
-        const MOST: usize = 80;
         // A value of megabytes is cut before it is formatted where that is easy.
         let text = match self {
             Self::String(s) => format!("{:?}", s.chars().take(MOST + 1).collect::<String>()),
             Self::List(list) if list.len() > MOST => Self::List(list[..MOST].to_vec()).to_string(),
             other => other.to_string(),
         };
-        match text.char_indices().nth(MOST) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        }
+        shortened(&text)
     }
 
     pub(crate) fn bad(&self, key: &str, allowed: impl Into<String>) -> RequestError {

@@ -230,7 +230,7 @@ fn requests_inherit_and_override_the_models_options() {
     assert_eq!(model.thermal().coefficient, 1.5);
 
     let entropy = prepare(r#"{"detector": "entropy"}"#);
-    assert!((entropy.gate.threshold - (2.0 + 0.15 * 1.5)).abs() < 1e-6);
+    assert!((entropy.gate.threshold - (3.35 + 0.15 * 1.5)).abs() < 1e-6);
     let set = prepare(
         r#"{"policy": "lossless", "window": 2, "threshold": 0.5, "max_tokens": 1000000,
             "stop": ["b", "a"], "stop_token_ids": [9, 3, 9], "ignore_eos": true, "seed": 5}"#,

@@ -277,8 +277,9 @@ mod tests {
 
     #[test]
     fn outputs_need_their_flag_and_a_place_on_the_list() {
-        let parameters =
-            Parameters { return_finish_reason: true, return_rewind: true, ..Default::default() };
+        let mut parameters = Parameters::default();
+        parameters.return_finish_reason = true;
+        parameters.return_rewind = true;
         let listed = ["text_output", "logprobs", "entropy"].map(String::from);
         let wanted = Wanted::new(&parameters, &listed);
         assert_eq!(wanted, Wanted { text: true, entropy: true, ..Wanted::default() });

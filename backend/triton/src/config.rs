@@ -15,6 +15,10 @@ const TRITON_PARAMETER: &str = "TRITON_";
 /// one second is shorter than a long prompt takes.
 const LOW_IDLE_MICROSECONDS: u64 = 10_000_000;
 
+/// Idle time above which the owner is warned too: `oldest` loses the place of a request that is
+/// cancelled at the wrong instant, and frees it only when this is over.
+const HIGH_IDLE_MICROSECONDS: u64 = 600_000_000;
+
 /// A tensor of the interface. Dimensions do not count the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tensor {
@@ -123,10 +127,17 @@ fn scheduling(config: &Value) -> Result<Scheduling, Error> {
         ));
     }
     let idle = integer(&batching["max_sequence_idle_microseconds"]).unwrap_or(0);
-    if u64::try_from(idle).is_ok_and(|idle| idle < LOW_IDLE_MICROSECONDS) {
+    let idle = u64::try_from(idle).unwrap_or(u64::MAX);
+    if idle < LOW_IDLE_MICROSECONDS {
         tracing::warn!(
             "max_sequence_idle_microseconds is {idle}: Triton drops a sequence that waits longer for its \
              next iteration; {LOW_IDLE_MICROSECONDS} or more is safe"
+        );
+    }
+    if idle > HIGH_IDLE_MICROSECONDS {
+        tracing::warn!(
+            "max_sequence_idle_microseconds is {idle}: Triton may keep the place of a cancelled request \
+             taken for so long; {HIGH_IDLE_MICROSECONDS} or less is safe"
         );
     }
     Ok(Scheduling::Iterative)

@@ -53,7 +53,7 @@ fn combine(
     for (key, value) in given {
         match (*key, value) {
             ("text_input", ParameterValue::Text(bytes)) => {
-                text = Some(utf8(key, bytes)?.to_owned())
+                text = Some(utf8(key, bytes)?.to_owned());
             }
             ("sampling_parameters", ParameterValue::Text(bytes)) => {
                 json = Some(utf8(key, bytes)?.to_owned());
@@ -69,7 +69,7 @@ fn combine(
             (_, ParameterValue::Int(number)) => set(&mut parameters, key, Value::Int(*number))?,
             (_, ParameterValue::Bool(flag)) => set(&mut parameters, key, Value::Bool(*flag))?,
             (_, ParameterValue::Double(number)) => {
-                set(&mut parameters, key, Value::Double(*number))?
+                set(&mut parameters, key, Value::Double(*number))?;
             }
             (_, ParameterValue::Other) => {}
         }
@@ -130,11 +130,8 @@ fn set(parameters: &mut Parameters, key: &str, value: Value) -> Result<(), Error
 
 /// Whether a key means something to us, whatever its value.
 fn is_ours(key: &str) -> bool {
-    match Parameters::default().set(key, Value::String(String::new())) {
-        Ok(known) => known,
-        // It knew the key well enough to dislike the value.
-        Err(_) => true,
-    }
+    // An error means that it knew the key well enough to dislike the value.
+    Parameters::default().set(key, Value::String(String::new())).unwrap_or(true)
 }
 
 fn one_text(input: &Input<'_>, batched: bool) -> Result<String, Error> {
@@ -245,6 +242,7 @@ fn utf8<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::stand_in::{Given, Server};
 
     fn bytes_of(texts: &[&[u8]]) -> Vec<u8> {
         texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes(), *text].concat()).collect()
@@ -328,7 +326,7 @@ mod tests {
         let wrong = input("text_input", DataType::Bytes, &[1], &[&latin]);
         assert!(refused(&[], &[wrong]).contains("'text_input' is not UTF-8: byte 1"));
         assert!(
-            refused(&[("temperature", ParameterValue::Text(b"\xff"))], &[text.clone()])
+            refused(&[("temperature", ParameterValue::Text(b"\xff"))], std::slice::from_ref(&text))
                 .contains("'temperature' is not UTF-8")
         );
 
@@ -348,5 +346,49 @@ mod tests {
         );
         let wrong = input("max_tokens", DataType::Int32, &[i64::MAX], &[&good]);
         assert!(refused(&[], &[text, wrong]).contains("'max_tokens'"));
+    }
+
+    #[test]
+    fn reads_a_whole_request() {
+        let text = bytes_of(&["Größe".as_bytes()]);
+        let (head, tail) = text.split_at(5);
+        let server = Server::new();
+        let request = server.request(Given {
+            parameters: &[
+                ("max_tokens", ParameterValue::Text(b"6")),
+                ("temperature", ParameterValue::Double(0.5)),
+                ("top_k", ParameterValue::Int(3)),
+                ("return_rewind", ParameterValue::Bool(true)),
+                ("id", ParameterValue::Text(b"\xff")),
+            ],
+            inputs: &[
+                input("text_input", DataType::Bytes, &[1, 1], &[head, tail]),
+                input("START", DataType::Other(99), &[1], &[]),
+            ],
+            outputs: &["text_output", "entropy"],
+            ..Given::default()
+        });
+        let decoded = decode(&request, true).unwrap();
+        assert_eq!(decoded.prompt, Prompt::Text("Größe".into()));
+        assert_eq!(decoded.outputs, ["text_output", "entropy"]);
+        let mut expected = Parameters::default();
+        expected.merge_json(r#"{"max_tokens": 6, "temperature": 0.5, "top_k": 3}"#).unwrap();
+        expected.return_rewind = true;
+        assert_eq!(decoded.parameters, expected);
+    }
+
+    #[test]
+    fn errors_say_whose_fault_it_is() {
+        use rewind_engine::Refusal;
+        use rewind_serving::RequestError;
+        let code = |error: RequestError| request_error(error).code();
+        assert_eq!(code(RequestError::EmptyPrompt), Code::InvalidArg);
+        assert_eq!(code(RequestError::EngineDead("x".into())), Code::Unavailable);
+        assert_eq!(code(RequestError::ShuttingDown), Code::Unavailable);
+        let full = Refusal::QueueFull { waiting: 1, limit: 1 };
+        assert_eq!(code(full.into()), Code::Unavailable);
+        let unsupported =
+            RequestError::Unsupported { key: "n".into(), value: "2".into(), default: "1" };
+        assert_eq!(code(unsupported), Code::Unsupported);
     }
 }

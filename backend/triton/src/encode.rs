@@ -6,7 +6,6 @@
 use std::ffi::CStr;
 
 use rewind_engine::{Committed, FinishReason, TokenLogprob};
-use rewind_serving::Model;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Part, Terms};
@@ -14,16 +13,16 @@ use crate::ffi::{DataType, Error, ParameterOut, Response};
 
 /// What a response is built with, besides its content.
 #[derive(Clone, Copy)]
-pub(crate) struct Encoder<'a> {
+pub(crate) struct Encoder<'a, T> {
     /// The request's terms.
     pub(crate) terms: &'a Terms,
     /// Whether tensors have a batch dimension.
     pub(crate) batched: bool,
     /// Tells the text of a token on its own.
-    pub(crate) model: &'a Model,
+    pub(crate) token_text: T,
 }
 
-impl Encoder<'_> {
+impl<T: Fn(u32) -> String> Encoder<'_, T> {
     /// Fills a response. The last one of a request also tells what repeats the answer.
     ///
     /// # Errors
@@ -39,9 +38,7 @@ impl Encoder<'_> {
             self.texts(response, c"finish_reason", [reason])?;
         }
         if wanted.logprobs {
-            let text = logprobs(tokens, &|token| {
-                String::from_utf8_lossy(self.model.tokenizer().piece(token)).into_owned()
-            });
+            let text = logprobs(tokens, &self.token_text);
             self.texts(response, c"logprobs", [text.as_str()])?;
         }
         if wanted.num_input_tokens {
@@ -171,8 +168,12 @@ fn logprobs(tokens: &[Committed], token_text: &dyn Fn(u32) -> String) -> String 
 #[cfg(test)]
 mod tests {
     use rewind_engine::Decision;
+    use rewind_monitor::{Detector, Gate, Statistics};
 
     use super::*;
+    use crate::answer::Wanted;
+    use crate::ffi::Responder;
+    use crate::ffi::stand_in::{Act, Given, Sent, Server, number};
 
     fn committed(logprobs: &[TokenLogprob]) -> Committed {
         Committed {
@@ -204,5 +205,110 @@ mod tests {
         assert_eq!(finite(f32::NEG_INFINITY), f32::MIN);
         assert_eq!(finite(f32::NAN), -1.0);
         assert_eq!(finite(0.25), 0.25);
+    }
+
+    /// What a client gets of a part.
+    fn sent(terms: &Terms, batched: bool, part: &Part) -> Sent {
+        let server = Server::new();
+        let responder = Responder::new(&server.request(Given::default())).unwrap();
+        let encoder = Encoder { terms, batched, token_text: |token| format!("<{token}>") };
+        responder.finish(|response| encoder.fill(response, part)).unwrap();
+        let Some(Act::Sent(sent)) = server.acts().pop() else { panic!("nothing was sent") };
+        sent
+    }
+
+    fn terms(wanted: Wanted) -> Terms {
+        Terms {
+            wanted,
+            gate: Gate { detector: Detector::Entropy, threshold: 1.5 },
+            prompt_tokens: 5,
+            seed: 9,
+            thermal_coefficient: 1.25,
+        }
+    }
+
+    const ALL: Wanted = Wanted {
+        text: true,
+        finish_reason: true,
+        logprobs: true,
+        num_input_tokens: true,
+        num_output_tokens: true,
+        token_ids: true,
+        entropy: true,
+        score: true,
+        threshold: true,
+        decision: true,
+        rewinds: true,
+    };
+
+    fn part() -> Part {
+        let statistics = Statistics {
+            entropy: 0.5,
+            varentropy: 0.25,
+            top1: 0.75,
+            margin: f32::INFINITY,
+            finite: true,
+        };
+        let token = Committed { statistics: Some(statistics), ..committed(&[]) };
+        Part {
+            text: "Größe".into(),
+            tokens: vec![token.clone(), token],
+            rewinds: 3,
+            finish: Some(FinishReason::Length),
+        }
+    }
+
+    fn bytes(sent: &Sent, name: &str) -> Vec<u8> {
+        sent.output(name).unwrap().bytes.clone()
+    }
+
+    #[test]
+    fn fills_every_output() {
+        let sent = sent(&terms(ALL), false, &part());
+        assert_eq!(bytes(&sent, "text_output"), b"\x07\0\0\0Gr\xc3\xb6\xc3\x9fe");
+        assert_eq!(bytes(&sent, "finish_reason"), b"\x06\0\0\0length");
+        assert_eq!(bytes(&sent, "logprobs"), b"\x04\0\0\0null");
+        assert_eq!(bytes(&sent, "num_input_tokens"), 5_u32.to_le_bytes());
+        assert_eq!(bytes(&sent, "num_output_tokens"), 2_u32.to_le_bytes());
+        assert_eq!(bytes(&sent, "token_ids"), [7_i32.to_le_bytes(); 2].concat());
+        assert_eq!(bytes(&sent, "entropy"), [0.5_f32.to_le_bytes(); 2].concat());
+        assert_eq!(bytes(&sent, "score"), [0.5_f32.to_le_bytes(); 2].concat());
+        assert_eq!(bytes(&sent, "threshold"), [1.5_f32.to_le_bytes(); 2].concat());
+        assert_eq!(bytes(&sent, "decision"), b"\x05\0\0\0draft".repeat(2));
+        assert_eq!(bytes(&sent, "rewinds"), 3_u32.to_le_bytes());
+        let ids = sent.output("token_ids").unwrap();
+        assert_eq!((ids.datatype, &ids.shape[..]), (number(DataType::Int32), &[2][..]));
+        let parameters = [("seed", "9"), ("thermal_coefficient", "1.25")];
+        let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(sent.parameters, parameters);
+    }
+
+    #[test]
+    fn shapes_have_the_batch_where_tensors_do() {
+        let sent = sent(&terms(ALL), true, &part());
+        assert_eq!(sent.output("token_ids").unwrap().shape, [1, 2]);
+        assert_eq!(sent.output("text_output").unwrap().shape, [1, 1]);
+    }
+
+    #[test]
+    fn tells_no_more_than_is_wanted_and_known() {
+        let text = Wanted { text: true, ..Wanted::default() };
+        let unfinished = Part { finish: None, ..part() };
+        let sent_text = sent(&terms(text), false, &unfinished);
+        assert_eq!(sent_text.outputs.len(), 1);
+        // What repeats the answer comes with its end.
+        assert_eq!(sent_text.parameters, []);
+        let unmeasured = Part { tokens: vec![committed(&[])], ..part() };
+        let sent = sent(&terms(ALL), false, &unmeasured);
+        for name in ["entropy", "score", "threshold"] {
+            assert_eq!(sent.output(name), None);
+        }
+    }
+
+    #[test]
+    fn a_seed_beyond_tritons_integers_is_text() {
+        let terms = Terms { seed: u64::MAX, ..terms(Wanted::default()) };
+        let sent = sent(&terms, false, &part());
+        assert_eq!(sent.parameters[0], ("seed".into(), u64::MAX.to_string()));
     }
 }

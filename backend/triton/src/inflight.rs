@@ -6,7 +6,6 @@
 //! engine must not wait for that. The request itself is kept until the end, so that its statistics and
 //! its cancellation are true.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,9 +17,9 @@ use rewind_serving::{CpuEngine, Sink};
 use crate::answer::{Answer, Progress};
 use crate::decode::request_error;
 use crate::exchange::{Exchange, count};
-use crate::ffi::{Cancellation, Error, ResponseTimes, Span, now};
+use crate::ffi::{Cancellation, Error, ResponseTimes, Span, catch, now};
 use crate::metrics::StepObserver;
-use crate::model::{Admitted, Service};
+use crate::model::{Admitted, Driver, Service};
 
 /// A running engine with its sender thread.
 #[derive(Debug)]
@@ -44,7 +43,8 @@ struct Message {
 /// A request in flight, as its sink and the sender thread see it.
 #[derive(Debug)]
 struct Conversation {
-    /// `None` once it has its last answer.
+    /// `None` while the sender thread has it, and once it has its last answer: Triton is never called
+    /// with the lock held, since sending runs the front end's code.
     live: Mutex<Option<Live>>,
     /// The client cannot be answered: the engine may stop.
     gone: AtomicBool,
@@ -79,25 +79,13 @@ impl Inflight {
         Ok(Self { service, engine: Some(engine), outbox: Some(outbox), sender: Some(sender) })
     }
 
-    /// Whether the engine still works.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.engine.as_ref().is_some_and(rewind_serving::Inflight::is_alive)
-    }
-
-    /// Takes over a batch of requests; each is answered in its own time.
-    pub(crate) fn execute(&self, batch: Vec<Exchange>) {
-        for exchange in batch {
-            self.begin(exchange);
-        }
-    }
-
     fn begin(&self, exchange: Exchange) {
         // A panic over one request must not cost the others of the batch theirs; it drops the
         // exchange, which answers.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.submit(exchange))) {
-            tracing::error!("a request could not be started because of a panic");
-            std::mem::forget(panic);
-        }
+        let _ = catch("starting a request", || {
+            self.submit(exchange);
+            Ok(())
+        });
     }
 
     fn submit(&self, exchange: Exchange) {
@@ -132,6 +120,18 @@ impl Inflight {
     }
 }
 
+impl Driver for Inflight {
+    fn execute(&self, batch: Vec<Exchange>) {
+        for exchange in batch {
+            self.begin(exchange);
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.engine.as_ref().is_some_and(rewind_serving::Inflight::is_alive)
+    }
+}
+
 impl Drop for Inflight {
     fn drop(&mut self) {
         // Waits until every accepted request had its final event, then frees the engine.
@@ -149,6 +149,10 @@ impl Drop for Inflight {
 impl Conversation {
     fn take(&self) -> Option<Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put_back(&self, live: Live) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
     }
 }
 
@@ -191,26 +195,25 @@ impl Sink for Outlet {
 
 fn run_sender(service: &Service, inbox: &Receiver<Message>) {
     for Message { conversation, events, at } in inbox {
-        let told = catch_unwind(AssertUnwindSafe(|| tell(service, &conversation, events, at)));
-        if let Err(panic) = told {
-            tracing::error!("a response could not be sent because of a panic");
-            std::mem::forget(panic);
+        // A panic drops what is left of the conversation, which answers the client.
+        let told = catch("sending a response", || {
+            tell(service, &conversation, events, at);
+            Ok(())
+        });
+        if told.is_err() {
             conversation.gone.store(true, Ordering::Relaxed);
-            // Dropping what is left answers the client.
-            drop(catch_unwind(AssertUnwindSafe(|| conversation.take())));
         }
     }
 }
 
 /// Turns the events of one iteration into a response.
 fn tell(service: &Service, conversation: &Conversation, events: Vec<Event>, at: u64) {
-    let mut guard = conversation.live.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(live) = guard.as_mut() else { return };
+    let Some(mut live) = conversation.take() else { return };
     let mut progress = Progress::Nothing;
     service.metrics.record(|record| progress = live.answer.take(events, at, record));
     let times = ResponseTimes { start: live.compute_start, output_start: at, end: now() };
     match progress {
-        Progress::Nothing => {}
+        Progress::Nothing => conversation.put_back(live),
         Progress::Part(part) => {
             let counted = (!live.begun).then_some(times);
             live.begun = true;
@@ -218,15 +221,15 @@ fn tell(service: &Service, conversation: &Conversation, events: Vec<Event>, at: 
             let sent = live
                 .exchange
                 .send(counted, |response| service.encoder(terms).fill(response, &part));
-            if let Err(error) = sent {
-                conversation.gone.store(true, Ordering::Relaxed);
-                if let Some(live) = guard.take() {
+            match sent {
+                Ok(()) => conversation.put_back(live),
+                Err(error) => {
+                    conversation.gone.store(true, Ordering::Relaxed);
                     live.exchange.fail(&error);
                 }
             }
         }
         Progress::Last(part) => {
-            let Some(live) = guard.take() else { return };
             let span = Span {
                 start: live.exchange.start(),
                 compute_start: live.compute_start,
@@ -235,12 +238,11 @@ fn tell(service: &Service, conversation: &Conversation, events: Vec<Event>, at: 
             };
             service.metrics.push();
             count(live.exchange.hold().report_batch(1, span));
-            let terms = *live.answer.terms();
+            let terms = live.answer.terms();
             live.exchange
-                .finish(span, times, |response| service.encoder(&terms).fill(response, &part));
+                .finish(span, times, |response| service.encoder(terms).fill(response, &part));
         }
         Progress::Failed(error) => {
-            let Some(live) = guard.take() else { return };
             service.metrics.push();
             live.exchange.fail(&error);
         }

@@ -7,23 +7,28 @@
 //!
 //! Triton answers a cancelled request itself, as soon as it has it back, and never shows it again. So
 //! execution gives cancelled requests back without an answer, and a thread looks for sequences whose
-//! requests were cancelled while they waited in Triton's queue.
+//! requests were cancelled while they waited in Triton's queue. One hole is Triton's own: a request that
+//! is cancelled in the instant between its return and its next batch is answered, but its place in the
+//! `oldest` scheduler stays taken until `max_sequence_idle_microseconds` are over ([`crate::config`]
+//! warns where that is long).
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rewind_engine::{Event, RequestId, Selection, Step};
+use rewind_engine::{Event, RequestId, Selection};
 use rewind_serving::{CpuEngine, Observer, RequestError};
 
 use crate::answer::{Answer, Part, Progress, Terms};
 use crate::decode::request_error;
 use crate::exchange::{Exchange, count};
-use crate::ffi::{Cancellation, Error, Request, RequestKey, ResponseTimes, Span, now, panic_text};
+use crate::ffi::{
+    Cancellation, Error, Request, RequestKey, ResponseTimes, Span, catch, now, panic_text,
+};
 use crate::metrics::StepObserver;
-use crate::model::{Admitted, Service};
+use crate::model::{Admitted, Driver, Service};
 
 /// How often cancelled requests that wait in Triton's queue are looked for.
 const CANCEL_POLL: Duration = Duration::from_millis(10);
@@ -41,6 +46,8 @@ struct Shared {
     state: Mutex<State>,
     /// Tells the reaper that there are sequences again, or that it shall end.
     changed: Condvar,
+    /// Set once the engine panicked. Outside of the lock, which an iteration holds for long.
+    death: Arc<OnceLock<String>>,
 }
 
 #[derive(Debug)]
@@ -48,8 +55,8 @@ struct State {
     engine: CpuEngine,
     observer: StepObserver,
     sequences: HashMap<RequestKey, Sequence>,
-    /// Set once the engine panicked.
-    death: Option<String>,
+    /// That of [`Shared`]; from then on there are no sequences.
+    death: Arc<OnceLock<String>>,
     /// Whether a sequence was forgotten since the last iteration.
     unsettled: bool,
     closing: bool,
@@ -119,16 +126,17 @@ impl Iterative {
     /// # Errors
     /// The operating system has no thread left.
     pub(crate) fn start(service: Arc<Service>, engine: CpuEngine) -> Result<Self, Error> {
+        let death = Arc::new(OnceLock::new());
         let state = State {
             engine,
             observer: StepObserver(Arc::clone(&service.metrics)),
             sequences: HashMap::new(),
-            death: None,
+            death: Arc::clone(&death),
             unsettled: false,
             closing: false,
         };
         let shared =
-            Arc::new(Shared { service, state: Mutex::new(state), changed: Condvar::new() });
+            Arc::new(Shared { service, state: Mutex::new(state), changed: Condvar::new(), death });
         let reaper = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -138,44 +146,40 @@ impl Iterative {
         };
         Ok(Self { shared, reaper: Some(reaper) })
     }
+}
 
-    /// Whether the engine still works.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.shared.lock().death.is_none()
-    }
-
+impl Driver for Iterative {
     /// One iteration over a batch of requests.
-    pub(crate) fn execute(&self, batch: Vec<Exchange>) {
+    fn execute(&self, batch: Vec<Exchange>) {
         let shared = &*self.shared;
         let begun = now();
         let mut turns: Vec<Turn> =
             batch.into_iter().map(|exchange| shared.receive(exchange)).collect();
         let compute_start = now();
-        let mut state = shared.lock();
-        for turn in &mut turns {
-            state.enter(turn, begun, compute_start);
-        }
-        let running: Vec<RequestId> = turns.iter().filter_map(|turn| turn.id).collect();
-        let Iteration { mut events, end } = state.iterate(&running, &mut turns);
-        for turn in &mut turns {
-            state.judge(turn, &mut events, compute_start, end, &shared.service);
-        }
-        state.settle();
-        drop(state);
+        let end = shared.lock().run(&mut turns, begun, compute_start, &shared.service);
         shared.changed.notify_all();
 
+        let running = turns.iter().filter(|turn| turn.id.is_some()).count();
         if let Some(turn) = turns.first()
-            && !running.is_empty()
+            && running > 0
         {
             let span = Span { start: begun, compute_start, compute_end: end, end: now() };
-            count(turn.exchange.hold().report_batch(running.len(), span));
+            count(turn.exchange.hold().report_batch(running, span));
         }
         if turns.iter().any(|turn| !matches!(turn.verdict, Some(Verdict::Again(_)))) {
             shared.service.metrics.push();
         }
-        for turn in turns {
-            shared.deliver(turn, compute_start, end);
+        // First everything is said, then all go back at once: a request that goes back alone is put into
+        // a batch of its own, and the others, whose responses are still being built, miss it.
+        let again: Vec<Exchange> =
+            turns.into_iter().filter_map(|turn| shared.deliver(turn, compute_start, end)).collect();
+        for exchange in again {
+            shared.reschedule(exchange);
         }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.shared.death.get().is_none()
     }
 }
 
@@ -192,20 +196,21 @@ impl Drop for Iterative {
 }
 
 impl Shared {
-    /// A panic is caught where it can happen (see [`State::iterate`]), so a poisoned lock means no more
+    /// A panic is caught where it can happen (see [`State::guarded`]), so a poisoned lock means no more
     /// than what `death` says.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at a request before the engine's lock is taken: tokenizing takes long.
+    /// Looks at a request before the engine's lock is taken: tokenizing takes long. A panic over one
+    /// request must not cost the others of the batch their sequences.
     fn receive(&self, exchange: Exchange) -> Turn {
         let mut turn =
             Turn { exchange, admitted: None, new: false, alone: false, id: None, verdict: None };
         match self.place(&turn.exchange) {
             Ok(Place::Starts { alone }) => {
                 (turn.new, turn.alone) = (true, alone);
-                match self.service.admit(&turn.exchange) {
+                match catch("starting a request", || self.service.admit(&turn.exchange)) {
                     Ok(admitted) => turn.admitted = Some(admitted),
                     Err(error) => turn.verdict = Some(Verdict::Fail(error)),
                 }
@@ -232,15 +237,15 @@ impl Shared {
         Ok(if flags.start || alone { Place::Starts { alone } } else { Place::Continues })
     }
 
-    /// Sends what an iteration brought, and gives the request back or releases it.
-    fn deliver(&self, turn: Turn, compute_start: u64, compute_end: u64) {
+    /// Sends what an iteration brought. Returns the request if it goes back to Triton.
+    fn deliver(&self, turn: Turn, compute_start: u64, compute_end: u64) -> Option<Exchange> {
         let Turn { exchange, verdict, .. } = turn;
         let times = ResponseTimes { start: compute_start, output_start: compute_end, end: now() };
         let start = exchange.start();
         match verdict.unwrap_or(Verdict::Fail(Error::internal("the iteration skipped the request")))
         {
-            Verdict::Again(reply) => self.again(exchange, reply, times),
-            Verdict::Cancelled => self.again(exchange, None, times),
+            Verdict::Again(Some(reply)) => return self.tell(exchange, reply, times),
+            Verdict::Again(None) | Verdict::Cancelled => return Some(exchange),
             Verdict::Fail(error) => exchange.fail(&error),
             Verdict::Last(Reply { part, terms, .. }, spent) => {
                 // Triton subtracts neighbours only: so the sums of all iterations are laid out one
@@ -255,23 +260,43 @@ impl Shared {
                 });
             }
         }
+        None
     }
 
-    fn again(&self, mut exchange: Exchange, reply: Option<Reply>, times: ResponseTimes) {
-        let Ok(key) = exchange.request().map(Request::key) else { return };
-        if let Some(Reply { part, terms, first }) = reply {
-            let sent = exchange.send(first.then_some(times), |response| {
-                self.service.encoder(&terms).fill(response, &part)
-            });
-            if let Err(error) = sent {
-                self.lock().forget(key);
-                return exchange.fail(&error);
+    fn tell(&self, mut exchange: Exchange, reply: Reply, times: ResponseTimes) -> Option<Exchange> {
+        let Reply { part, terms, first } = reply;
+        let sent = exchange.send(first.then_some(times), |response| {
+            self.service.encoder(&terms).fill(response, &part)
+        });
+        match sent {
+            Ok(()) => Some(exchange),
+            Err(error) => {
+                self.fail(exchange, &error);
+                None
             }
         }
+    }
+
+    fn reschedule(&self, exchange: Exchange) {
         if let Err((exchange, error)) = exchange.reschedule() {
-            self.lock().forget(key);
-            exchange.fail(&error.context("the request cannot go on"));
+            self.fail(exchange, &error.context("the request cannot go on"));
         }
+    }
+
+    /// Ends a request whose sequence may still run.
+    fn fail(&self, exchange: Exchange, error: &Error) {
+        if let Ok(key) = exchange.request().map(Request::key) {
+            self.forget(key);
+        }
+        exchange.fail(error);
+    }
+
+    /// Drops the sequence of a request that is still ours, so that the key is not another's yet.
+    fn forget(&self, key: RequestKey) {
+        self.lock().guarded(|state| {
+            state.forget(key);
+            state.settle();
+        });
     }
 
     /// Frees the sequences of requests that were cancelled while they waited in Triton's queue.
@@ -291,10 +316,12 @@ impl Shared {
                 .filter(|(_, sequence)| sequence.cancellation.is_cancelled())
                 .map(|(key, _)| *key)
                 .collect();
-            for &key in &gone {
-                state.forget(key);
-            }
-            state.settle();
+            state.guarded(|state| {
+                for &key in &gone {
+                    state.forget(key);
+                }
+                state.settle();
+            });
         }
     }
 }
@@ -312,16 +339,62 @@ struct Iteration {
 }
 
 impl State {
+    /// One iteration over these requests; when it ended. After it, all have a verdict.
+    fn run(
+        &mut self,
+        turns: &mut [Turn],
+        begun: u64,
+        compute_start: u64,
+        service: &Service,
+    ) -> u64 {
+        let end = self.guarded(|state| {
+            for turn in turns.iter_mut() {
+                state.enter(turn, begun, compute_start);
+            }
+            let Iteration { mut events, end } = state.iterate(turns);
+            for turn in turns.iter_mut() {
+                state.judge(turn, &mut events, compute_start, end, service);
+            }
+            state.settle();
+            end
+        });
+        if let Some(death) = self.death.get() {
+            let unanswered =
+                |turn: &&mut Turn| matches!(turn.verdict, None | Some(Verdict::Again(_)));
+            for turn in turns.iter_mut().filter(unanswered) {
+                let error = request_error(RequestError::EngineDead(death.clone()));
+                turn.verdict = Some(Verdict::Fail(error));
+            }
+        }
+        end.unwrap_or_else(now)
+    }
+
+    /// Works on a living engine; `None` where it is dead. A panic leaves the engine in no state to go
+    /// on, so it is its death, and everything that it held is dropped: a sequence that stayed would
+    /// keep the model loaded for ever.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        if self.death.get().is_some() {
+            return None;
+        }
+        match catch_unwind(AssertUnwindSafe(|| work(self))) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                let text = panic_text(&*panic).to_owned();
+                std::mem::forget(panic);
+                tracing::error!("the engine panicked: {text}");
+                // Set nowhere else, and only once, as asked above.
+                let _ = self.death.set(text);
+                self.sequences.clear();
+                None
+            }
+        }
+    }
+
     /// Finds or makes the sequence of a request.
     fn enter(&mut self, turn: &mut Turn, begun: u64, compute_start: u64) {
         let Ok(key) = turn.exchange.request().map(Request::key) else { return };
         if turn.verdict.is_some() {
             self.forget(key);
-            return;
-        }
-        if let Some(death) = &self.death {
-            let error = request_error(RequestError::EngineDead(death.clone()));
-            turn.verdict = Some(Verdict::Fail(error));
             return;
         }
         let entered = match turn.admitted.take() {
@@ -366,11 +439,12 @@ impl State {
         Ok(sequence.id)
     }
 
-    /// Runs the engine once over these sequences, and over warm-up requests until they end.
-    fn iterate(&mut self, running: &[RequestId], turns: &mut [Turn]) -> Iteration {
+    /// Runs the engine once over the sequences of a batch, and over warm-up requests until they end.
+    fn iterate(&mut self, turns: &mut [Turn]) -> Iteration {
         let mut events: HashMap<RequestId, Vec<Event>> = HashMap::new();
+        let running: Vec<RequestId> = turns.iter().filter_map(|turn| turn.id).collect();
         if !running.is_empty() {
-            self.step(running, &mut events);
+            self.step(&running, &mut events);
         }
         self.refuse_unadmitted(turns);
         let alone = turns.iter().filter(|turn| turn.alone && turn.verdict.is_none());
@@ -378,7 +452,7 @@ impl State {
             let ended = |events: &HashMap<RequestId, Vec<Event>>| {
                 events.get(&id).is_some_and(|events| events.iter().any(Event::is_final))
             };
-            while !ended(&events) && self.death.is_none() {
+            while !ended(&events) {
                 self.step(&[id], &mut events);
             }
         }
@@ -386,34 +460,16 @@ impl State {
     }
 
     fn step(&mut self, running: &[RequestId], events: &mut HashMap<RequestId, Vec<Event>>) {
-        let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(Selection::Only(running))));
-        let step = match stepped {
-            Ok(step) => step,
-            Err(panic) => {
-                let text = panic_text(&*panic).to_owned();
-                std::mem::forget(panic);
-                tracing::error!("the engine panicked: {text}");
-                self.death = Some(text);
-                return;
-            }
-        };
-        self.observe(&step);
+        let step = self.engine.step(Selection::Only(running));
+        self.observer.step(&step, &self.engine.load());
         for event in step.events {
             events.entry(event.id()).or_default().push(event);
         }
     }
 
-    fn observe(&mut self, step: &Step) {
-        let load = self.engine.load();
-        self.observer.step(step, &load);
-    }
-
     /// Refuses new sequences that the engine could not start. It starts them first come, first served,
     /// and none was left waiting before, so those that wait are the last ones.
     fn refuse_unadmitted(&mut self, turns: &mut [Turn]) {
-        if self.death.is_some() {
-            return;
-        }
         let load = self.engine.load();
         let new = turns.iter_mut().rev().filter(|turn| turn.new && turn.id.is_some());
         for turn in new.take(load.waiting) {
@@ -439,12 +495,6 @@ impl State {
         let (None, Some(id)) = (&turn.verdict, turn.id) else { return };
         let Ok(key) = turn.exchange.request().map(Request::key) else { return };
         let Some(sequence) = self.sequences.get_mut(&key) else { return };
-        if let Some(death) = &self.death {
-            let error = request_error(RequestError::EngineDead(death.clone()));
-            turn.verdict = Some(Verdict::Fail(error));
-            self.sequences.remove(&key);
-            return;
-        }
         sequence.spent.compute += at - compute_start;
         let mut progress = Progress::Nothing;
         service.metrics.record(|record| {
@@ -485,7 +535,7 @@ impl State {
 
     /// Lets the engine, and the metrics, take note of what was forgotten, when no iteration may follow.
     fn settle(&mut self) {
-        if std::mem::take(&mut self.unsettled) && self.death.is_none() {
+        if std::mem::take(&mut self.unsettled) {
             self.step(&[], &mut HashMap::new());
         }
     }

@@ -5,6 +5,8 @@
 //! [`iterative`]) takes requests, [`decode`] reads them, [`answer`] follows their events, [`encode`]
 //! writes responses, [`exchange`] makes sure that each request is answered, counted and released once.
 
+#![deny(unsafe_code)]
+
 mod answer;
 mod config;
 mod decode;
@@ -15,8 +17,6 @@ mod inflight;
 mod iterative;
 mod metrics;
 mod model;
-
-use std::sync::Arc;
 
 use ffi::{BackendHandle, Error, InstanceHandle, ModelHandle, Request, Responder};
 use metrics::Families;
@@ -37,20 +37,20 @@ fn finalize(families: Box<Families>) {
     drop(families);
 }
 
-fn model_initialize(handle: &ModelHandle, families: &Families) -> Result<Box<Arc<Model>>, Error> {
+fn model_initialize(handle: &ModelHandle, families: &Families) -> Result<Model, Error> {
     let model = Model::load(handle, families)?;
     tracing::info!("TRITONBACKEND_ModelInitialize: {} (version {})", model.name(), model.version());
-    Ok(Box::new(Arc::new(model)))
+    Ok(model)
 }
 
-fn model_finalize(model: Arc<Model>) {
+fn model_finalize(model: Model) {
     tracing::info!("TRITONBACKEND_ModelFinalize: {} (version {})", model.name(), model.version());
-    // The instances are gone, so this is the last reference: the driver's threads end in here.
+    // The instances are gone, so nobody else has the driver: its threads end in here.
     drop(model);
 }
 
-fn instance_initialize(handle: &InstanceHandle, model: &Arc<Model>) -> Result<Instance, Error> {
-    Instance::new(handle, model)
+fn instance_initialize(handle: &InstanceHandle, model: &Model) -> Result<Instance, Error> {
+    Instance::new(handle, model.name(), model.driver())
 }
 
 fn instance_finalize(instance: Instance) {

@@ -1,5 +1,6 @@
 //! A loaded model and its instances.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rewind_serving::{CpuEngine, Options};
@@ -21,8 +22,9 @@ use crate::metrics::{Families, Metrics, Ticker};
 pub(crate) struct Model {
     name: String,
     version: u64,
-    // In the order of shutdown: when the driver is gone, the ticker has nothing left to push.
-    driver: Driver,
+    // In the order of shutdown: when the driver is gone, the ticker has nothing left to push. Shared
+    // with the instances, which Triton finalizes before the model.
+    driver: Arc<dyn Driver>,
     _ticker: Ticker,
 }
 
@@ -45,16 +47,21 @@ pub(crate) struct Admitted {
     pub(crate) answer: Answer,
 }
 
-#[derive(Debug)]
-enum Driver {
-    Inflight(Inflight),
-    Iterative(Iterative),
+/// Whoever has the engine and decides when it is stepped. Dropping it waits for its threads.
+pub(crate) trait Driver: fmt::Debug + Send + Sync {
+    /// Takes over a batch; every request of it is answered and released, here or later.
+    fn execute(&self, batch: Vec<Exchange>);
+
+    /// Whether the engine still works. Cheap, as health checks ask often.
+    fn is_alive(&self) -> bool;
 }
 
 /// One instance of a model.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    model: Arc<Model>,
+    /// The model's name.
+    model: String,
+    driver: Arc<dyn Driver>,
     holds: Holds,
 }
 
@@ -93,9 +100,9 @@ impl Model {
             batched: config.batched,
             metrics: Arc::clone(&metrics),
         });
-        let driver = match config.scheduling {
-            Scheduling::Inflight => Driver::Inflight(Inflight::start(service, engine)?),
-            Scheduling::Iterative => Driver::Iterative(Iterative::start(service, engine)?),
+        let driver: Arc<dyn Driver> = match config.scheduling {
+            Scheduling::Inflight => Arc::new(Inflight::start(service, engine)?),
+            Scheduling::Iterative => Arc::new(Iterative::start(service, engine)?),
         };
         let ticker = Ticker::start(metrics, move || model.thermal())?;
         Ok(Self { name, version, driver, _ticker: ticker })
@@ -109,6 +116,11 @@ impl Model {
     /// Its version.
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// What executes its requests.
+    pub(crate) fn driver(&self) -> Arc<dyn Driver> {
+        Arc::clone(&self.driver)
     }
 }
 
@@ -135,8 +147,13 @@ impl Service {
     }
 
     /// What builds the responses of a request.
-    pub(crate) fn encoder<'a>(&'a self, terms: &'a Terms) -> Encoder<'a> {
-        Encoder { terms, batched: self.batched, model: &self.model }
+    pub(crate) fn encoder<'a>(
+        &'a self,
+        terms: &'a Terms,
+    ) -> Encoder<'a, impl Fn(u32) -> String + 'a> {
+        let token_text =
+            |token| String::from_utf8_lossy(self.model.tokenizer().piece(token)).into_owned();
+        Encoder { terms, batched: self.batched, token_text }
     }
 }
 
@@ -145,7 +162,11 @@ impl Instance {
     ///
     /// # Errors
     /// It was put on a GPU.
-    pub(crate) fn new(handle: &InstanceHandle, model: &Arc<Model>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        handle: &InstanceHandle,
+        model: &str,
+        driver: Arc<dyn Driver>,
+    ) -> Result<Self, Error> {
         let (name, kind) = (handle.name()?, handle.kind()?);
         if let InstanceKind::Gpu(_) = kind {
             return Err(Error::new(
@@ -154,7 +175,7 @@ impl Instance {
             ));
         }
         tracing::info!("TRITONBACKEND_ModelInstanceInitialize: {name} ({kind})");
-        Ok(Self { model: Arc::clone(model), holds: handle.holds() })
+        Ok(Self { model: model.to_owned(), driver, holds: handle.holds() })
     }
 
     /// Takes over a batch; every request of it is answered and released, here or later.
@@ -164,10 +185,7 @@ impl Instance {
             .into_iter()
             .map(|(request, responder)| Exchange::new(request, responder, self.holds.hold(), start))
             .collect();
-        match &self.model.driver {
-            Driver::Inflight(driver) => driver.execute(batch),
-            Driver::Iterative(driver) => driver.execute(batch),
-        }
+        self.driver.execute(batch);
     }
 
     /// Whether the engine can serve.
@@ -175,16 +193,12 @@ impl Instance {
     /// # Errors
     /// Unavailable: it died of an internal error.
     pub(crate) fn ready(&self) -> Result<(), Error> {
-        let alive = match &self.model.driver {
-            Driver::Inflight(driver) => driver.is_alive(),
-            Driver::Iterative(driver) => driver.is_alive(),
-        };
-        if alive {
+        if self.driver.is_alive() {
             Ok(())
         } else {
             Err(Error::unavailable(format!(
                 "the engine of {} stopped after an internal error: reload the model",
-                self.model.name
+                self.model
             )))
         }
     }

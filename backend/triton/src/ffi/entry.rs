@@ -14,16 +14,21 @@ use crate::model::{Instance, Model};
 
 /// Runs the body of an entry point; its error, or its panic, is what the server gets.
 fn barrier(name: &str, body: impl FnOnce() -> Result<()>) -> *mut sys::TRITONSERVER_Error {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => ptr::null_mut(),
-        Ok(Err(error)) => error.to_raw(),
-        Err(panic) => {
-            let error = Error::internal(format!("{name} panicked: {}", panic_text(&*panic)));
-            // Dropping a payload may panic again; leaking the few bytes of one cannot.
-            std::mem::forget(panic);
-            error.to_raw()
-        }
+    match catch(name, body) {
+        Ok(()) => ptr::null_mut(),
+        Err(error) => error.to_raw(),
     }
+}
+
+/// Makes an error of a panic in `body`; `name` says what panicked.
+pub(crate) fn catch<T>(name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let error = Error::internal(format!("{name} panicked: {}", panic_text(&*panic)));
+        tracing::error!("{error}");
+        // Dropping a payload may panic again; leaking the few bytes of one cannot.
+        std::mem::forget(panic);
+        Err(error)
+    })
 }
 
 /// What a panic said.
@@ -100,7 +105,7 @@ extern "C" fn TRITONBACKEND_ModelInitialize(
         // SAFETY: the state was set by `TRITONBACKEND_Initialize`, as this type.
         let families = unsafe { backend.state::<Families>() }?
             .ok_or_else(|| Error::internal("the backend was not initialized"))?;
-        handle.set_state(crate::model_initialize(&handle, families)?)
+        handle.set_state(Box::new(crate::model_initialize(&handle, families)?))
     })
 }
 
@@ -113,7 +118,7 @@ extern "C" fn TRITONBACKEND_ModelFinalize(
         // SAFETY: Triton passes a live model, for the last time.
         let handle = unsafe { ModelHandle::from_raw(model) }?;
         // SAFETY: the state was set by `TRITONBACKEND_ModelInitialize`, as this type.
-        if let Some(model) = unsafe { handle.take_state::<std::sync::Arc<Model>>() }? {
+        if let Some(model) = unsafe { handle.take_state::<Model>() }? {
             crate::model_finalize(*model);
         }
         Ok(())
@@ -130,7 +135,7 @@ extern "C" fn TRITONBACKEND_ModelInstanceInitialize(
         let handle = unsafe { InstanceHandle::from_raw(instance) }?;
         let model = handle.model()?;
         // SAFETY: the state was set by `TRITONBACKEND_ModelInitialize`, as this type.
-        let model = unsafe { model.state::<std::sync::Arc<Model>>() }?
+        let model = unsafe { model.state::<Model>() }?
             .ok_or_else(|| Error::internal("the model was not initialized"))?;
         let state = crate::instance_initialize(&handle, model)?;
         handle.set_state(Box::new(state))
@@ -170,10 +175,11 @@ extern "C" fn TRITONBACKEND_ModelInstanceExecute(
         // SAFETY: Triton passes `count` live requests.
         let batch = unsafe { take_batch(requests, count) }?;
         // From here on every request has an owner that answers and releases it, even in a panic.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| crate::execute(state, batch))) {
-            tracing::error!("execute panicked: {}", panic_text(&*panic));
-            std::mem::forget(panic);
-        }
+        // So a panic must not look as if Triton got the requests back.
+        let _ = catch("execute", || {
+            crate::execute(state, batch);
+            Ok(())
+        });
         Ok(())
     })
 }
@@ -225,4 +231,134 @@ unsafe fn take_batch(
         }
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+    use std::sync::Arc;
+
+    use super::super::error::Code;
+    use super::super::stand_in::{Act, Given, Sent, Server, live_errors};
+    use super::*;
+    use crate::exchange::Exchange;
+    use crate::model::Driver;
+
+    /// Takes the error that an entry point returned.
+    fn error(raw: *mut sys::TRITONSERVER_Error) -> Error {
+        // SAFETY: entry points return null or an error that is the caller's.
+        let error = unsafe { Error::check(raw) }.unwrap_err();
+        assert_eq!(live_errors(), 0);
+        error
+    }
+
+    #[test]
+    fn a_panic_becomes_an_internal_error() {
+        let one = 1;
+        let formatted = error(barrier("TRITONBACKEND_X", || panic!("no. {one}")));
+        assert_eq!(formatted, Error::internal("TRITONBACKEND_X panicked: no. 1"));
+        let plain = error(barrier("x", || panic!("plain")));
+        assert_eq!(plain, Error::internal("x panicked: plain"));
+        let odd = error(barrier("x", || panic_any(7)));
+        assert_eq!(odd, Error::internal("x panicked: no message"));
+    }
+
+    #[test]
+    fn errors_keep_their_code_and_success_is_null() {
+        let refused = error(barrier("x", || Err(Error::unavailable("not now"))));
+        assert_eq!(refused, Error::unavailable("not now"));
+        assert!(barrier("x", || Ok(())).is_null());
+    }
+
+    /// A driver that fails in some way.
+    #[derive(Debug)]
+    enum Bad {
+        Panics,
+        Forgets,
+    }
+
+    impl Driver for Bad {
+        fn execute(&self, batch: Vec<Exchange>) {
+            assert!(matches!(self, Self::Forgets), "boom");
+            drop(batch);
+        }
+
+        fn is_alive(&self) -> bool {
+            false
+        }
+    }
+
+    fn with_instance(driver: Bad) -> Server {
+        let server = Server::new();
+        let instance = Instance::new(&server.instance(), "m", Arc::new(driver)).unwrap();
+        server.instance().set_state(Box::new(instance)).unwrap();
+        server
+    }
+
+    fn finalize(server: &Server) {
+        assert!(TRITONBACKEND_ModelInstanceFinalize(server.raw_instance()).is_null());
+    }
+
+    #[test]
+    fn requests_that_the_driver_drops_are_answered_and_released_once() {
+        for driver in [Bad::Panics, Bad::Forgets] {
+            let server = with_instance(driver);
+            let mut requests =
+                [server.raw_request(Given::default()), server.raw_request(Given::default())];
+            let raw =
+                TRITONBACKEND_ModelInstanceExecute(server.raw_instance(), requests.as_mut_ptr(), 2);
+            assert!(raw.is_null(), "an error would hand the requests back to Triton");
+            let lost = Error::internal("the request was lost before it was answered");
+            let of_one = [
+                Act::Counted { success: false },
+                Act::Released,
+                Act::CountedResponse(Some(Code::Internal)),
+                Act::Sent(Sent { last: true, error: Some(lost), ..Sent::default() }),
+            ];
+            assert_eq!(server.acts(), [of_one.clone(), of_one].concat());
+            finalize(&server);
+            assert_eq!((server.owed(), live_errors()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_taken_stays_with_triton() {
+        let server = with_instance(Bad::Forgets);
+        let whole = server.raw_request(Given::default());
+        let mut requests = [whole, ptr::null_mut()];
+        let raw =
+            TRITONBACKEND_ModelInstanceExecute(server.raw_instance(), requests.as_mut_ptr(), 2);
+        assert_eq!(error(raw).code(), Code::Internal);
+        server.break_down("TRITONBACKEND_ResponseFactoryNew");
+        let raw =
+            TRITONBACKEND_ModelInstanceExecute(server.raw_instance(), requests.as_mut_ptr(), 1);
+        assert!(error(raw).to_string().contains("ResponseFactoryNew"));
+        assert_eq!(server.acts(), []);
+        // The one request.
+        assert_eq!(server.owed(), 1);
+        finalize(&server);
+    }
+
+    #[test]
+    fn an_instance_that_is_not_there_is_an_error() {
+        let server = Server::new();
+        let mut requests = [server.raw_request(Given::default())];
+        let raw =
+            TRITONBACKEND_ModelInstanceExecute(server.raw_instance(), requests.as_mut_ptr(), 1);
+        assert_eq!(error(raw).code(), Code::Internal);
+        let raw = TRITONBACKEND_ModelInstanceExecute(ptr::null_mut(), requests.as_mut_ptr(), 1);
+        assert_eq!(error(raw).code(), Code::Internal);
+        assert_eq!(server.acts(), []);
+        // Never initialized, finalized all the same.
+        finalize(&server);
+    }
+
+    #[test]
+    fn a_dead_engine_is_not_ready() {
+        let server = with_instance(Bad::Forgets);
+        let dead = error(TRITONBACKEND_ModelInstanceReady(server.raw_instance()));
+        assert_eq!(dead.code(), Code::Unavailable);
+        assert!(dead.to_string().contains("reload the model"), "{dead}");
+        finalize(&server);
+    }
 }

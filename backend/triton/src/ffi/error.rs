@@ -131,3 +131,50 @@ impl Code {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stand_in::live_errors;
+    use super::*;
+
+    fn returned(error: &Error) -> Error {
+        // SAFETY: an error that `to_raw` made and nobody else has.
+        unsafe { Error::check(error.to_raw()) }.unwrap_err()
+    }
+
+    #[test]
+    fn codes_survive_the_way_to_triton_and_back() {
+        for code in [
+            Code::Unknown,
+            Code::Internal,
+            Code::NotFound,
+            Code::InvalidArg,
+            Code::Unavailable,
+            Code::Unsupported,
+            Code::AlreadyExists,
+            Code::Cancelled,
+        ] {
+            let error = Error::new(code, "Größe");
+            assert_eq!(returned(&error), error);
+        }
+        assert_eq!(Code::from_raw(77), Code::Unknown);
+        assert_eq!(live_errors(), 0);
+    }
+
+    #[test]
+    fn no_message_can_break_a_c_string() {
+        let error = returned(&Error::invalid("a\0b"));
+        assert_eq!(error, Error::invalid("a\u{fffd}b"));
+        assert_eq!(error.context("here").to_string(), "here: a\u{fffd}b");
+    }
+
+    #[test]
+    fn lent_errors_are_deleted() {
+        let seen = Error::cancelled().with_raw(|raw| {
+            assert_eq!(live_errors(), 1);
+            !raw.is_null()
+        });
+        assert!(seen);
+        assert_eq!(live_errors(), 0);
+    }
+}

@@ -244,3 +244,38 @@ pub(crate) fn now() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::super::stand_in::Server;
+    use super::*;
+
+    #[test]
+    fn an_instance_ends_after_its_last_hold() {
+        let server = Server::new();
+        let holds = server.instance().holds();
+        let (first, second) = (holds.hold(), holds.hold());
+        let (done, ended) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                holds.wait();
+                done.send(()).unwrap();
+            });
+            drop(first);
+            let early = ended.recv_timeout(Duration::from_millis(20));
+            assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+            drop(second);
+            ended.recv_timeout(Duration::from_secs(10)).unwrap();
+        });
+    }
+
+    #[test]
+    fn the_clock_goes_on() {
+        let earlier = now();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(now() - earlier >= 2_000_000);
+    }
+}

@@ -28,7 +28,7 @@ mod response;
 pub(crate) mod stand_in;
 
 pub(crate) use backend::BackendHandle;
-pub(crate) use entry::panic_text;
+pub(crate) use entry::{catch, panic_text};
 pub(crate) use error::{Code, Error};
 pub(crate) use instance::{Hold, Holds, InstanceHandle, InstanceKind, Span, now};
 pub(crate) use log::install as install_log;

@@ -83,15 +83,19 @@ impl ModelHandle {
             Message(message)
         };
         let (mut base, mut size) = (ptr::null::<c_char>(), 0_usize);
-        // SAFETY: a live message; the text belongs to it and is parsed before it is deleted.
-        let text = unsafe {
+        // SAFETY: a live message and live variables.
+        unsafe {
             Error::check(sys::TRITONSERVER_MessageSerializeToJson(
                 message.0,
                 &raw mut base,
                 &raw mut size,
             ))?;
-            slice::from_raw_parts(base.cast::<u8>(), size)
-        };
+        }
+        if base.is_null() {
+            return Err(Error::internal("Triton's model configuration is empty"));
+        }
+        // SAFETY: not null; the text belongs to the message and is parsed before that is deleted.
+        let text = unsafe { slice::from_raw_parts(base.cast::<u8>(), size) };
         serde_json::from_slice(text).map_err(|error| {
             Error::internal(format!("Triton's model configuration is no JSON: {error}"))
         })

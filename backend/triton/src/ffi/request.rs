@@ -384,3 +384,47 @@ impl fmt::Display for DataType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stand_in::{Act, Given, Server, live_errors};
+    use super::*;
+
+    #[test]
+    fn is_released_once_however_it_ends() {
+        let server = Server::new();
+        server.request(Given::default()).release();
+        drop(server.request(Given::default()));
+        assert_eq!(server.acts(), [Act::Released, Act::Released]);
+        server.request(Given::default()).reschedule().unwrap();
+        assert_eq!(server.acts(), [Act::Rescheduled]);
+        assert_eq!(server.owed(), 0);
+        server.request(Given::default()).give_back();
+        assert_eq!(server.acts(), []);
+    }
+
+    #[test]
+    fn stays_ours_if_triton_does_not_take_it_back() {
+        let server = Server::new();
+        server.break_down("reschedule");
+        let (request, error) = server.request(Given::default()).reschedule().unwrap_err();
+        assert!(error.to_string().contains("reschedule"), "{error}");
+        assert_eq!(server.acts(), []);
+        request.release();
+        assert_eq!(server.acts(), [Act::Released]);
+        assert_eq!((server.owed(), live_errors()), (0, 0));
+    }
+
+    #[test]
+    fn tells_its_place_in_a_sequence() {
+        let server = Server::new();
+        let flags = sys::TRITONSERVER_REQUEST_FLAG_SEQUENCE_START;
+        let first = server.request(Given { flags, sequence: 7, ..Given::default() });
+        assert_eq!(first.flags(), Ok(Flags { start: true, end: false }));
+        assert_eq!(first.correlation_id(), Ok(Some("7".into())));
+        let warm_up = server.request(Given::default());
+        assert_eq!(warm_up.flags(), Ok(Flags { start: false, end: false }));
+        assert_eq!(warm_up.correlation_id(), Ok(None));
+        assert_ne!(first.key(), warm_up.key());
+    }
+}

@@ -1,7 +1,6 @@
 //! Answers to a request: any number of them, of which exactly one is the last.
 
 use std::ffi::{CStr, CString, c_void};
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
 use super::error::{Code, Error, Result};
@@ -28,7 +27,8 @@ pub(crate) struct Cancellation {
 pub(crate) struct Response<'a> {
     /// `None` once handed to Triton.
     raw: Option<NonNull<sys::TRITONBACKEND_Response>>,
-    responder: PhantomData<&'a mut Responder>,
+    // Borrowed mutably, so that the responder makes no other one meanwhile.
+    factory: &'a mut Factory,
 }
 
 /// Value of a response parameter.
@@ -103,57 +103,7 @@ impl Responder {
         times: ResponseTimes,
         error: Option<&Error>,
     ) -> Result<()> {
-        let mut raw = ptr::null_mut();
-        // SAFETY: the statistics object becomes ours.
-        unsafe {
-            Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsNew(&raw mut raw))?;
-        }
-        if raw.is_null() {
-            // The server was built without statistics.
-            return Ok(());
-        }
-        let set = |failure: *mut sys::TRITONSERVER_Error| {
-            // SAFETY: a live statistics object; instance, factory and error outlive the report.
-            unsafe {
-                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetModelInstance(
-                    raw,
-                    hold.instance(),
-                ))?;
-                Error::check(
-                    sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseFactory(
-                        raw,
-                        self.factory.raw.as_ptr(),
-                    ),
-                )?;
-                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseStart(
-                    raw,
-                    times.start,
-                ))?;
-                Error::check(
-                    sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetComputeOutputStart(
-                        raw,
-                        times.output_start,
-                    ),
-                )?;
-                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseEnd(
-                    raw, times.end,
-                ))?;
-                if !failure.is_null() {
-                    Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetError(
-                        raw, failure,
-                    ))?;
-                }
-                Error::check(sys::TRITONBACKEND_ModelInstanceReportResponseStatistics(raw))
-            }
-        };
-        let reported = match error {
-            Some(error) => error.with_raw(set),
-            None => set(ptr::null_mut()),
-        };
-        // SAFETY: owned, and deleted once.
-        let deleted =
-            unsafe { Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsDelete(raw)) };
-        reported.and(deleted)
+        self.factory.report(hold, times, error)
     }
 
     fn response(&mut self) -> Result<Response<'_>> {
@@ -166,7 +116,7 @@ impl Responder {
             ))?;
         }
         let raw = NonNull::new(raw).ok_or_else(|| Error::internal("Triton made no response"))?;
-        Ok(Response { raw: Some(raw), responder: PhantomData })
+        Ok(Response { raw: Some(raw), factory: &mut self.factory })
     }
 
     fn send_error(&mut self, error: &Error) {
@@ -290,6 +240,16 @@ impl Response<'_> {
         }
     }
 
+    /// Reports this response before it is sent; see [`Responder::report`].
+    pub(crate) fn report(
+        &self,
+        hold: &Hold,
+        times: ResponseTimes,
+        error: Option<&Error>,
+    ) -> Result<()> {
+        self.factory.report(hold, times, error)
+    }
+
     fn as_raw(&self) -> *mut sys::TRITONBACKEND_Response {
         self.raw.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
@@ -348,6 +308,61 @@ impl Factory {
         };
         asked.is_ok() && cancelled
     }
+
+    /// See [`Responder::report`].
+    fn report(&self, hold: &Hold, times: ResponseTimes, error: Option<&Error>) -> Result<()> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the statistics object becomes ours.
+        unsafe {
+            Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsNew(&raw mut raw))?;
+        }
+        if raw.is_null() {
+            // The server was built without statistics.
+            return Ok(());
+        }
+        let set = |failure: *mut sys::TRITONSERVER_Error| {
+            // SAFETY: a live statistics object; instance, factory and error outlive the report.
+            unsafe {
+                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetModelInstance(
+                    raw,
+                    hold.instance(),
+                ))?;
+                Error::check(
+                    sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseFactory(
+                        raw,
+                        self.raw.as_ptr(),
+                    ),
+                )?;
+                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseStart(
+                    raw,
+                    times.start,
+                ))?;
+                Error::check(
+                    sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetComputeOutputStart(
+                        raw,
+                        times.output_start,
+                    ),
+                )?;
+                Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetResponseEnd(
+                    raw, times.end,
+                ))?;
+                if !failure.is_null() {
+                    Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsSetError(
+                        raw, failure,
+                    ))?;
+                }
+                Error::check(sys::TRITONBACKEND_ModelInstanceReportResponseStatistics(raw))
+            }
+        };
+        let reported = match error {
+            Some(error) => error.with_raw(set),
+            None => set(ptr::null_mut()),
+        };
+        // SAFETY: owned, and deleted once.
+        let deleted =
+            unsafe { Error::check(sys::TRITONBACKEND_ModelInstanceResponseStatisticsDelete(raw)) };
+        reported.and(deleted)
+    }
 }
 
 impl Drop for Factory {
@@ -355,5 +370,110 @@ impl Drop for Factory {
         // SAFETY: owned, and deleted once; there is nothing to do about an error.
         let _ =
             unsafe { Error::check(sys::TRITONBACKEND_ResponseFactoryDelete(self.raw.as_ptr())) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stand_in::{Act, Given, Sent, Server, live_errors};
+    use super::*;
+
+    fn responder(server: &Server) -> Responder {
+        let request = server.request(Given::default());
+        let responder = Responder::new(&request).unwrap();
+        // It outlives the request.
+        request.release();
+        assert_eq!(server.acts(), [Act::Released]);
+        responder
+    }
+
+    fn nothing(_: &mut Response<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether responses were the last one, in order; and that nothing is left over.
+    fn lasts(server: &Server) -> Vec<(bool, Option<Code>)> {
+        assert_eq!((server.owed(), live_errors()), (0, 0));
+        let told = |act| match act {
+            Act::Sent(Sent { last, error, .. }) => (last, error.map(|error| error.code())),
+            Act::Closed => (true, None),
+            other => panic!("{other:?}"),
+        };
+        server.acts().into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn the_last_answer_is_one() {
+        let server = Server::new();
+        let mut answers = responder(&server);
+        answers.send(nothing).unwrap();
+        answers.send(nothing).unwrap();
+        answers.finish(nothing).unwrap();
+        assert_eq!(lasts(&server), [(false, None), (false, None), (true, None)]);
+        responder(&server).fail(&Error::cancelled());
+        assert_eq!(lasts(&server), [(true, Some(Code::Cancelled))]);
+    }
+
+    #[test]
+    fn one_that_is_dropped_sends_an_error() {
+        let server = Server::new();
+        let mut answers = responder(&server);
+        answers.send(nothing).unwrap();
+        drop(answers);
+        assert_eq!(lasts(&server), [(false, None), (true, Some(Code::Internal))]);
+    }
+
+    #[test]
+    fn what_triton_answers_is_not_answered() {
+        let server = Server::new();
+        responder(&server).leave_to_triton();
+        assert_eq!(lasts(&server), []);
+    }
+
+    #[test]
+    fn a_response_that_cannot_be_built_is_not_sent() {
+        let server = Server::new();
+        let broken = |_: &mut Response<'_>| Err(Error::unavailable("no memory"));
+        let mut answers = responder(&server);
+        assert_eq!(answers.send(broken), Err(Error::unavailable("no memory")));
+        assert_eq!(answers.finish(broken), Err(Error::unavailable("no memory")));
+        assert_eq!(lasts(&server), [(true, Some(Code::Unavailable))]);
+        server.break_down("TRITONBACKEND_ResponseOutput");
+        let told = responder(&server)
+            .finish(|response| response.output(c"x", DataType::Bool, &[1], &[1]))
+            .unwrap_err();
+        assert!(told.to_string().contains("ResponseOutput"), "{told}");
+        assert_eq!(lasts(&server), [(true, Some(Code::Internal))]);
+    }
+
+    #[test]
+    fn a_send_that_fails_has_been_sent() {
+        let server = Server::new();
+        server.break_down("TRITONBACKEND_ResponseSend");
+        assert!(responder(&server).finish(nothing).is_err());
+        // Triton deletes the response all the same: another one would be one too many.
+        assert_eq!(lasts(&server), [(true, None)]);
+    }
+
+    #[test]
+    fn without_a_response_the_bare_flag_ends_the_request() {
+        let server = Server::new();
+        let answers = responder(&server);
+        server.break_down("TRITONBACKEND_ResponseNewFromFactory");
+        assert!(answers.finish(nothing).is_err());
+        assert_eq!(lasts(&server), [(true, None)]);
+    }
+
+    #[test]
+    fn cancellation_is_seen_after_the_release() {
+        let server = Server::new();
+        let request = server.request(Given::default());
+        let watch = Cancellation::new(&request).unwrap();
+        drop(request);
+        assert!(!watch.is_cancelled());
+        server.cancel();
+        assert!(watch.is_cancelled());
+        drop(watch);
+        assert_eq!(server.owed(), 0);
     }
 }
