@@ -45,7 +45,7 @@ def test_config_is_completed(server, model):
     if model == ITERATIVE:
         assert config.max_batch_size > 0
         assert config.sequence_batching.iterative_sequence
-        assert config.sequence_batching.max_sequence_idle_microseconds >= 3_600_000_000
+        assert config.sequence_batching.max_sequence_idle_microseconds >= 60_000_000
     else:
         assert config.max_batch_size == 0
         assert not config.HasField("sequence_batching")

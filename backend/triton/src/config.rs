@@ -63,12 +63,16 @@ const OUTPUTS: [Tensor; 11] = [
 ];
 
 /// Whose loop calls the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Scheduling {
     /// The engine's own.
     Inflight,
     /// Triton's sequence batcher: one execution is one iteration.
-    Iterative,
+    Iterative {
+        /// The INT32 tensor by which Triton's `direct` scheduler marks the places of a batch that nobody
+        /// has: 0 there, 1 elsewhere.
+        ready: Option<String>,
+    },
 }
 
 /// What the configuration means to this backend.
@@ -99,13 +103,13 @@ impl Config {
                      itself (or add sequence_batching {{ iterative_sequence: true }} to have Triton batch)"
                 )));
             }
-            Scheduling::Iterative if max_batch_size < 1 => {
+            Scheduling::Iterative { .. } if max_batch_size < 1 => {
                 return Err(Error::invalid(
                     "max_batch_size is 0: with sequence_batching, set it to the number of sequences that \
                      one iteration may hold",
                 ));
             }
-            Scheduling::Inflight | Scheduling::Iterative => {}
+            Scheduling::Inflight | Scheduling::Iterative { .. } => {}
         }
         let batched = max_batch_size > 0;
         tensors(config, "input", &INPUTS, complete, batched)?;
@@ -140,7 +144,39 @@ fn scheduling(config: &Value) -> Result<Scheduling, Error> {
              taken for so long; {HIGH_IDLE_MICROSECONDS} or less is safe"
         );
     }
-    Ok(Scheduling::Iterative)
+    let ready = ready(batching)?;
+    if ready.is_none() && batching.get("oldest").is_none_or(Value::is_null) {
+        return Err(Error::invalid(
+            "sequence_batching without a READY control: the direct scheduler fills empty places of a batch \
+             with requests of its own, which only that control tells apart; add control_input [ { name: \
+             \"READY\" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] } ]",
+        ));
+    }
+    Ok(Scheduling::Iterative { ready })
+}
+
+/// Name of the tensor that has the control CONTROL_SEQUENCE_READY.
+fn ready(batching: &Value) -> Result<Option<String>, Error> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for input in list(&batching["control_input"]) {
+        for control in list(&input["control"]) {
+            // The first kind is protobuf's default, which its JSON may leave out as well.
+            let kind = control["kind"].as_str().unwrap_or("CONTROL_SEQUENCE_START");
+            if kind != "CONTROL_SEQUENCE_READY" {
+                continue;
+            }
+            let values: Vec<_> = list(&control["int32_false_true"]).iter().map(integer).collect();
+            let name = input["name"].as_str().unwrap_or_default();
+            if values != [Some(0), Some(1)] || name.is_empty() {
+                return Err(Error::invalid(format!(
+                    "control_input {name:?} has the control CONTROL_SEQUENCE_READY: expected a name and \
+                     int32_false_true: [ 0, 1 ]"
+                )));
+            }
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Checks the tensors of one side that are declared, and adds those that are not.
@@ -258,9 +294,29 @@ mod tests {
     fn iterative() -> Value {
         let mut config = bare();
         config["max_batch_size"] = 8.into();
-        config["sequence_batching"] =
-            json!({ "iterative_sequence": true, "max_sequence_idle_microseconds": "60000000" });
+        config["sequence_batching"] = json!({ "iterative_sequence": true, "max_sequence_idle_microseconds": "60000000",
+                    "direct": {}, "control_input": [{ "name": "READY", "control": [
+                        { "kind": "CONTROL_SEQUENCE_READY", "int32_false_true": [0, 1] }] }] });
         config
+    }
+
+    #[test]
+    fn empty_places_can_be_told_apart() {
+        let scheduling = |config: &Value| {
+            let read = Config::read(&mut config.clone(), true);
+            read.map(|(read, _)| read.scheduling).map_err(|error| error.to_string())
+        };
+        let mut config = iterative();
+        assert_eq!(scheduling(&config), Ok(Scheduling::Iterative { ready: Some("READY".into()) }));
+        config["sequence_batching"]["control_input"][0]["control"][0]["int32_false_true"] =
+            json!([1, 0]);
+        let swapped = scheduling(&config).unwrap_err();
+        assert!(swapped.contains("READY") && swapped.contains("[ 0, 1 ]"), "{swapped}");
+        config["sequence_batching"]["control_input"] = json!([]);
+        let missing = scheduling(&config).unwrap_err();
+        assert!(missing.contains("CONTROL_SEQUENCE_READY"), "{missing}");
+        config["sequence_batching"]["oldest"] = json!({});
+        assert_eq!(scheduling(&config), Ok(Scheduling::Iterative { ready: None }));
     }
 
     #[test]
@@ -284,7 +340,7 @@ mod tests {
     fn iterative_lists_may_be_ragged() {
         let mut config = iterative();
         let (read, _) = Config::read(&mut config, true).unwrap();
-        assert_eq!(read.scheduling, Scheduling::Iterative);
+        assert!(matches!(read.scheduling, Scheduling::Iterative { .. }));
         assert!(read.batched);
         let inputs = config["input"].as_array().unwrap();
         let ids = inputs.iter().find(|input| input["name"] == "input_ids").unwrap();
@@ -337,7 +393,7 @@ mod tests {
         let plain = refused(|c| c["sequence_batching"] = json!({ "oldest": {} }), true);
         assert!(plain.contains("iterative_sequence"), "{plain}");
         let unbatched =
-            refused(|c| c["sequence_batching"] = json!({ "iterative_sequence": true }), true);
+            refused(|c| c["sequence_batching"] = iterative()["sequence_batching"].clone(), true);
         assert!(unbatched.contains("max_batch_size is 0"), "{unbatched}");
         let coupled =
             refused(|c| c["model_transaction_policy"] = json!({ "decoupled": false }), true);

@@ -120,6 +120,13 @@ impl Exchange {
         }
     }
 
+    /// Releases a request that nobody asked, unanswered and uncounted.
+    pub(crate) fn dismiss(mut self) {
+        let Some(Owed { request, responder }) = self.owed.take() else { return };
+        responder.leave_to_triton();
+        request.release();
+    }
+
     fn end_with(&mut self, error: &Error) {
         let Some(Owed { request, responder }) = self.owed.take() else { return };
         let end = now();
@@ -242,6 +249,13 @@ mod tests {
         let server = Server::new();
         exchange(&server).reschedule().unwrap();
         assert_eq!(acts(&server), [Act::Rescheduled]);
+    }
+
+    #[test]
+    fn one_that_nobody_asked_is_only_released() {
+        let server = Server::new();
+        exchange(&server).dismiss();
+        assert_eq!(acts(&server), [Act::Released]);
     }
 
     #[test]

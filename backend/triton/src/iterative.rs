@@ -7,10 +7,12 @@
 //!
 //! Triton answers a cancelled request itself, as soon as it has it back, and never shows it again. So
 //! execution gives cancelled requests back without an answer, and a thread looks for sequences whose
-//! requests were cancelled while they waited in Triton's queue. One hole is Triton's own: a request that
-//! is cancelled in the instant between its return and its next batch is answered, but its place in the
-//! `oldest` scheduler stays taken until `max_sequence_idle_microseconds` are over ([`crate::config`]
-//! warns where that is long).
+//! requests were cancelled while they waited in Triton's queue.
+//!
+//! Of Triton's two schedulers `direct` is the better one: it puts all sequences into each batch and
+//! looks for cancelled ones before. With `oldest`, a request that is cancelled between its return and
+//! its next batch is answered, but its place stays taken until `max_sequence_idle_microseconds` are over
+//! ([`crate::config`] warns where that is long), and batches split.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,6 +45,8 @@ pub(crate) struct Iterative {
 #[derive(Debug)]
 struct Shared {
     service: Arc<Service>,
+    /// See [`crate::config::Scheduling::Iterative`].
+    ready: Option<String>,
     state: Mutex<State>,
     /// Tells the reaper that there are sequences again, or that it shall end.
     changed: Condvar,
@@ -97,6 +101,8 @@ enum Verdict {
     Fail(Error),
     /// Taken back by the client: Triton answers.
     Cancelled,
+    /// Nobody asked: Triton fills an empty place of the batch.
+    Nothing,
 }
 
 /// A part with what a response of it is built with.
@@ -125,7 +131,11 @@ impl Iterative {
     ///
     /// # Errors
     /// The operating system has no thread left.
-    pub(crate) fn start(service: Arc<Service>, engine: CpuEngine) -> Result<Self, Error> {
+    pub(crate) fn start(
+        service: Arc<Service>,
+        engine: CpuEngine,
+        ready: Option<String>,
+    ) -> Result<Self, Error> {
         let death = Arc::new(OnceLock::new());
         let state = State {
             engine,
@@ -135,8 +145,13 @@ impl Iterative {
             unsettled: false,
             closing: false,
         };
-        let shared =
-            Arc::new(Shared { service, state: Mutex::new(state), changed: Condvar::new(), death });
+        let shared = Arc::new(Shared {
+            service,
+            ready,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            death,
+        });
         let reaper = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -166,7 +181,9 @@ impl Driver for Iterative {
             let span = Span { start: begun, compute_start, compute_end: end, end: now() };
             count(turn.exchange.hold().report_batch(running, span));
         }
-        if turns.iter().any(|turn| !matches!(turn.verdict, Some(Verdict::Again(_)))) {
+        let stays =
+            |turn: &Turn| matches!(turn.verdict, Some(Verdict::Again(_) | Verdict::Nothing));
+        if !turns.iter().all(stays) {
             shared.service.metrics.push();
         }
         // First everything is said, then all go back at once: a request that goes back alone is put into
@@ -208,6 +225,10 @@ impl Shared {
         let mut turn =
             Turn { exchange, admitted: None, new: false, alone: false, id: None, verdict: None };
         match self.place(&turn.exchange) {
+            Ok(Place::Empty) => {
+                turn.verdict = Some(Verdict::Nothing);
+                return turn;
+            }
             Ok(Place::Starts { alone }) => {
                 (turn.new, turn.alone) = (true, alone);
                 match catch("starting a request", || self.service.admit(&turn.exchange)) {
@@ -226,6 +247,11 @@ impl Shared {
 
     fn place(&self, exchange: &Exchange) -> Result<Place, Error> {
         let request = exchange.request()?;
+        if let Some(ready) = &self.ready
+            && is_empty(request, ready)?
+        {
+            return Ok(Place::Empty);
+        }
         let flags = request.flags()?;
         if flags.start && flags.end {
             return Err(Error::invalid(
@@ -246,6 +272,7 @@ impl Shared {
         {
             Verdict::Again(Some(reply)) => return self.tell(exchange, reply, times),
             Verdict::Again(None) | Verdict::Cancelled => return Some(exchange),
+            Verdict::Nothing => exchange.dismiss(),
             Verdict::Fail(error) => exchange.fail(&error),
             Verdict::Last(Reply { part, terms, .. }, spent) => {
                 // Triton subtracts neighbours only: so the sums of all iterations are laid out one
@@ -326,9 +353,21 @@ impl Shared {
     }
 }
 
+/// Whether Triton made up the request to fill a place of the batch. Requests that do not come from the
+/// sequence batcher, as those of a warm-up, lack the tensor.
+fn is_empty(request: &Request, ready: &str) -> Result<bool, Error> {
+    let inputs = request.inputs()?;
+    let input = inputs.iter().find(|input| input.name == ready);
+    Ok(input.is_some_and(|input| input.bytes().iter().all(|&byte| byte == 0)))
+}
+
 /// Where a request stands in its sequence.
 enum Place {
-    Starts { alone: bool },
+    /// In none.
+    Empty,
+    Starts {
+        alone: bool,
+    },
     Continues,
 }
 
@@ -518,7 +557,7 @@ impl State {
         };
         match verdict {
             Verdict::Again(_) => sequence.spent.since = now(),
-            Verdict::Cancelled => self.forget(key),
+            Verdict::Cancelled | Verdict::Nothing => self.forget(key),
             // The engine is done with it.
             Verdict::Last(..) | Verdict::Fail(_) => drop(self.sequences.remove(&key)),
         }

@@ -100,9 +100,11 @@ impl Model {
             batched: config.batched,
             metrics: Arc::clone(&metrics),
         });
-        let driver: Arc<dyn Driver> = match config.scheduling {
+        let driver: Arc<dyn Driver> = match &config.scheduling {
             Scheduling::Inflight => Arc::new(Inflight::start(service, engine)?),
-            Scheduling::Iterative => Arc::new(Iterative::start(service, engine)?),
+            Scheduling::Iterative { ready } => {
+                Arc::new(Iterative::start(service, engine, ready.clone())?)
+            }
         };
         let ticker = Ticker::start(metrics, move || model.thermal())?;
         Ok(Self { name, version, driver, _ticker: ticker })
