@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: checks and measurements of the demo model that take too long for `cargo xtask test`.
 //!
-//! Each is a `rewind` command, or a few, with the arguments that make its result comparable from one day to the next.
+//! Each is a `rewind` command, or a few, with the arguments that make its result comparable from one day to the next. What
+//! needs a server is a test that pytest leaves out otherwise.
 
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use anyhow::Result;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use crate::environment;
 use crate::process;
 use crate::project::Project;
 use crate::setup;
@@ -25,7 +27,7 @@ pub(crate) struct Options {
 /// What there is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
-    /// 50 prompts, greedy and sampled: every window, batch size and thread count gives the shadow's bytes
+    /// 50 prompts, greedy and sampled: every window, batch size, thread count and driver gives the shadow's bytes
     Lossless,
     /// Shadow regret and dead compute of the policies, over the same prompts
     Regret,
@@ -48,6 +50,14 @@ impl Bench {
             ],
         }
     }
+
+    /// Tests against a server that belong to it, relative to `tests/`.
+    fn tests(self) -> Option<&'static str> {
+        match self {
+            Self::Lossless => Some("e2e/test_lossless_full.py"),
+            Self::Regret | Self::Perplexity => None,
+        }
+    }
 }
 
 /// Lists the benches, or runs one.
@@ -61,6 +71,12 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         let mut command = Command::new(&assembly.cli);
         command.args(*arguments).arg("--model").arg(&tools.model).args(&options.arguments);
         command.current_dir(project.path(""));
+        process::visible(command)?;
+    }
+    if let Some(tests) = bench.tests() {
+        let mut command = tools.python.command(["-m", "pytest", "-m", "long", tests]);
+        command.current_dir(project.path("tests"));
+        command.envs(environment::end_to_end(project, &tools, &assembly));
         process::visible(command)?;
     }
     Ok(())
@@ -94,6 +110,9 @@ mod tests {
         let arguments = Bench::value_variants().iter().flat_map(|bench| bench.commands()).copied();
         for file in arguments.flatten().filter(|argument| argument.contains('/')) {
             assert!(root.join(file).exists(), "{file}");
+        }
+        for tests in Bench::value_variants().iter().filter_map(|bench| bench.tests()) {
+            assert!(root.join("tests").join(tests).exists(), "{tests}");
         }
     }
 }

@@ -259,7 +259,7 @@ struct Labelled {
     generation_tokens: Metric,
 }
 
-/// A gauge that exists from its first value on.
+/// A gauge that exists while it has a value.
 #[derive(Debug)]
 struct Late {
     family: Family,
@@ -268,6 +268,11 @@ struct Late {
 }
 
 impl Late {
+    /// Takes the gauge away until the next value.
+    fn clear(&mut self) {
+        self.metric = None;
+    }
+
     fn set(&mut self, value: f64) {
         if self.metric.is_none() {
             let labels = self.labels.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -321,8 +326,9 @@ impl Metrics {
     pub(crate) fn thermal(&self, reading: ThermalReading) {
         if let Some(metrics) = &mut *lock(&self.metrics) {
             metrics.thermal_coefficient.set(reading.coefficient.into());
-            if let Some(celsius) = reading.celsius {
-                metrics.chip_celsius.set(celsius.into());
+            match reading.celsius {
+                Some(celsius) => metrics.chip_celsius.set(celsius.into()),
+                None => metrics.chip_celsius.clear(),
             }
         }
     }

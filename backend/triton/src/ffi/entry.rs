@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::error::{Error, Result};
+use super::state::Keeper;
 use super::{BackendHandle, InstanceHandle, ModelHandle, Request, Responder, sys};
 use crate::metrics::Families;
 use crate::model::{Instance, Model};

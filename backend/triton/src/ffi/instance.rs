@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::error::{Error, Result};
+use super::state::Keeper;
 use super::{ModelHandle, Request, copy_text, sys};
 
 /// What an instance was configured to run on.
@@ -92,54 +93,21 @@ impl InstanceHandle {
             ModelHandle::from_raw(model)
         }
     }
+}
 
-    /// Hands a state to Triton's keeping.
-    pub(super) fn set_state<T: Send + Sync>(&self, state: Box<T>) -> Result<()> {
-        let state = Box::into_raw(state);
-        // SAFETY: a live instance; the pointer is only ever read back by this module.
-        let set = unsafe {
-            Error::check(sys::TRITONBACKEND_ModelInstanceSetState(self.raw.as_ptr(), state.cast()))
-        };
-        if set.is_err() {
-            // SAFETY: made from a box above, and Triton did not take it.
-            drop(unsafe { Box::from_raw(state) });
-        }
-        set
-    }
-
-    /// The state, if one was set.
-    ///
-    /// # Safety
-    /// The state was set as a `T`, and is not taken while the borrow lives.
-    pub(super) unsafe fn state<T>(&self) -> Result<Option<&T>> {
-        // SAFETY: the contract above.
-        Ok(unsafe { self.raw_state()?.cast::<T>().as_ref() })
-    }
-
-    /// Takes the state back.
-    ///
-    /// # Safety
-    /// The state was set as a `T`, and no borrow of it is alive.
-    pub(super) unsafe fn take_state<T>(&self) -> Result<Option<Box<T>>> {
-        let state = self.raw_state()?;
-        // SAFETY: a live instance.
-        unsafe {
-            Error::check(sys::TRITONBACKEND_ModelInstanceSetState(
-                self.raw.as_ptr(),
-                ptr::null_mut(),
-            ))
-        }?;
-        // SAFETY: set from a box of this type by the contract above, and taken once.
-        Ok((!state.is_null()).then(|| unsafe { Box::from_raw(state.cast()) }))
-    }
-
-    fn raw_state(&self) -> Result<*mut c_void> {
+impl Keeper for InstanceHandle {
+    fn kept(&self) -> Result<*mut c_void> {
         let mut state = ptr::null_mut();
         // SAFETY: a live instance and a live pointer.
         unsafe {
             Error::check(sys::TRITONBACKEND_ModelInstanceState(self.raw.as_ptr(), &raw mut state))
         }?;
         Ok(state)
+    }
+
+    fn keep(&self, state: *mut c_void) -> Result<()> {
+        // SAFETY: a live instance; the pointer is only ever read back by [`Keeper`].
+        unsafe { Error::check(sys::TRITONBACKEND_ModelInstanceSetState(self.raw.as_ptr(), state)) }
     }
 }
 

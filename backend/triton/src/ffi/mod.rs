@@ -26,6 +26,7 @@ mod request;
 mod response;
 #[cfg(test)]
 pub(crate) mod stand_in;
+mod state;
 
 pub(crate) use backend::BackendHandle;
 pub(crate) use entry::{catch, panic_text};
