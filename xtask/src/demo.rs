@@ -22,7 +22,7 @@ const SECOND_RUN_TOKENS: u32 = 32;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// What to ask the model
-    #[arg(long, default_value = "Why is the sky blue? Answer in three sentences.")]
+    #[arg(long, default_value = "Tell me a short story about a fox and a lighthouse.")]
     prompt: String,
     /// Length limit of the answer, in tokens
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..))]
