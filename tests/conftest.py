@@ -46,6 +46,11 @@ def cli() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cargo_target() -> Path:
+    return _setting("REWIND_CARGO_TARGET", "cargo's build folder")
+
+
+@pytest.fixture(scope="session")
 def greedy() -> list[golden.Continuation]:
     return golden.continuations()
 

@@ -8,6 +8,7 @@
 //! | `REWIND_BACKEND_DIR` | for `--backend-directory`: holds `rewind/libtriton_rewind.so` |
 //! | `REWIND_MODEL_REPOSITORY` | the checkout's `model_repository/`, whose models lack their checkpoint |
 //! | `REWIND_CLI` | the `rewind` executable |
+//! | `REWIND_CARGO_TARGET` | cargo's build folder, so that CMake's build finds everything built |
 //!
 //! All are absolute paths.
 
@@ -26,12 +27,13 @@ pub(crate) fn end_to_end(
     project: &Project,
     tools: &Tools,
     assembly: &Assembly,
-) -> [(&'static str, PathBuf); 5] {
+) -> [(&'static str, PathBuf); 6] {
     [
         ("REWIND_MODEL", tools.model.clone()),
         ("REWIND_SERVER_BIN", tools.server.binary().to_owned()),
         ("REWIND_BACKEND_DIR", assembly.backends.clone()),
         ("REWIND_MODEL_REPOSITORY", project.path("model_repository")),
         ("REWIND_CLI", assembly.cli.clone()),
+        ("REWIND_CARGO_TARGET", project.target("")),
     ]
 }

@@ -162,6 +162,7 @@ impl Run<'_> {
         let mut command = tools.python.command(["-m", "pytest"]);
         command.current_dir(project.path("tests"));
         command.envs(environment::end_to_end(project, tools, &assembly));
+        command.envs(tools.build.variables());
         self.heard(command, listener)?;
         ensure!(listener.count() > 0, "no test was run");
         Ok(listener.counted())

@@ -221,8 +221,10 @@ fn print(report: &Report) -> Result<()> {
     entry(
         "vocabulary",
         format!(
-            "{} tokens, {head} head, BOS {:?}, EOS {:?}",
-            report.vocabulary, report.bos, report.eos
+            "{} tokens, {head} head, BOS {}, EOS {:?}",
+            report.vocabulary,
+            report.bos.map_or_else(|| "none".to_owned(), |bos| bos.to_string()),
+            report.eos
         ),
     )?;
     entry("context", format!("{} tokens", report.max_positions))?;
