@@ -3,16 +3,10 @@
 import pytest
 
 from harness.call import Call, ask
+from harness.lossless import OUT, SAMPLINGS, essence
 from harness.repository import INFLIGHT
 
-OUT = {"return_rewind": True, "return_finish_reason": True, "exclude_input_in_output": True}
 TOKENS = 14
-SAMPLINGS = ({"temperature": 0}, {"temperature": 0.8, "seed": 1234})
-
-
-def essence(answer):
-    assert answer.error is None, answer.error
-    return answer.ids, answer.text, answer.finish_reason
 
 
 def prompts(greedy):

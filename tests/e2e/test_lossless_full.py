@@ -7,19 +7,13 @@ import itertools
 import pytest
 
 from harness.call import Call, ask
+from harness.lossless import OUT, SAMPLINGS, essence
 from harness.repository import INFLIGHT, ITERATIVE
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
-OUT = {"return_rewind": True, "return_finish_reason": True, "exclude_input_in_output": True}
 TOKENS = 16
-SAMPLINGS = ({"temperature": 0}, {"temperature": 0.8, "seed": 1234})
 BATCH = 8
-
-
-def essence(answer):
-    assert answer.error is None, answer.error
-    return answer.ids, answer.text, answer.finish_reason
 
 
 @pytest.fixture(scope="module")

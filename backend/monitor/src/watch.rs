@@ -2,7 +2,8 @@
 //!
 //! One thread reads a [`Thermometer`] once a second and publishes the value with its time in one
 //! atomic word; a reader never waits for a sensor, not even for a hung one: it sees the value grow
-//! old and takes it as absent. Reading at admission was rejected: some drivers take milliseconds.
+//! old and takes it as absent. Only the start, which reads once, and the end, which joins the thread (its
+//! code may be unmapped afterwards), wait for a reading. Reading at admission was rejected: some drivers take milliseconds.
 
 use std::io;
 use std::sync::Arc;

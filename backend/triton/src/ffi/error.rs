@@ -9,15 +9,15 @@ use super::{copy_text, sys};
 pub(crate) enum Code {
     /// No better code fits.
     Unknown,
-    /// A defect, here or in the server. HTTP 500.
+    /// A defect, here or in the server.
     Internal,
-    /// A thing that was named does not exist. HTTP 404.
+    /// A thing that was named does not exist.
     NotFound,
-    /// The caller's mistake. HTTP 400.
+    /// The caller's mistake.
     InvalidArg,
-    /// Not now. HTTP 503.
+    /// Not now.
     Unavailable,
-    /// Not ever, in this build. HTTP 501.
+    /// Not ever, in this build.
     Unsupported,
     /// A thing to be made exists.
     AlreadyExists,
