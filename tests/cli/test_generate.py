@@ -59,7 +59,7 @@ def test_lossless_is_the_shadow_on_any_number_of_threads(rewind_json, weights, g
 
 def test_inspect(rewind, weights):
     told = rewind("inspect", "--model", weights).stdout
-    for part in ("llama", "49152", "draft", "shadow", "Q4_1"):
+    for part in ("llama", "49152", "draft", "shadow", "Q4_1", "served on", "over the bus"):
         assert part.lower() in told.lower(), f"{part} is missing in:\n{told}"
 
 

@@ -214,8 +214,10 @@ BAD_CONFIGS = {
     "kv_memory": ({"kv_memory": "much"}, ["kv_memory", "much", "2GiB"]),
     "kv_memory too small": ({"kv_memory": "1"}, ["kv_memory"]),
     "prefill": ({"policy": "lossless", "prefill": "draft"}, ["prefill", "draft", "full"]),
-    "cuda": ({"device": "cuda:0"}, ["device", "cuda:0", "cpu"]),
+    # No machine has that many.
+    "cuda": ({"device": "cuda:4000"}, ["device", "cuda:4000", "cannot be used", "cpu"]),
     "two GPUs": ({"device": "cuda:0,1"}, ["device", "cuda:0,1", "yet"]),
+    "shadow placement": ({"shadow_placement": "disk"}, ["shadow_placement", "disk", "gpu or host"]),
     "strange device": ({"device": "toaster"}, ["device", "toaster", "cpu"]),
     "too long": ({"max_sequence_length": "100000000"}, ["max_sequence_length", "100000000"]),
 }

@@ -10,16 +10,17 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::environment;
+use crate::gpu;
 use crate::process;
 use crate::project::Project;
-use crate::setup;
+use crate::setup::{self, Kernels};
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// What to run; without it, all there is to run is listed
     name: Option<Bench>,
-    /// Further arguments of the `rewind` command, after `--`
+    /// Further arguments of the `rewind` command or of `gpu-bench`, after `--`
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -33,6 +34,8 @@ enum Bench {
     Regret,
     /// Perplexity of a book chapter under the shadow and under the draft formats
     Perplexity,
+    /// Speed on a GPU: draft steps, shadow passes, the monitor, PyTorch beside them
+    Gpu,
 }
 
 impl Bench {
@@ -48,6 +51,8 @@ impl Bench {
                 &["perplexity", "--text", TEXT, "--weights", "int8"],
                 &["perplexity", "--text", TEXT, "--weights", "int4-g32"],
             ],
+            // Programs of their own, see `gpu`.
+            Self::Gpu => &[],
         }
     }
 
@@ -55,7 +60,7 @@ impl Bench {
     fn tests(self) -> Option<&'static str> {
         match self {
             Self::Lossless => Some("e2e/test_lossless_full.py"),
-            Self::Regret | Self::Perplexity => None,
+            Self::Regret | Self::Perplexity | Self::Gpu => None,
         }
     }
 }
@@ -66,7 +71,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         println!("{}", list());
         return Ok(());
     };
-    let (tools, assembly) = setup::everything(project)?;
+    if bench == Bench::Gpu {
+        return gpu::bench(project, &options.arguments);
+    }
+    let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     for arguments in bench.commands() {
         let mut command = Command::new(&assembly.cli);
         command.args(*arguments).arg("--model").arg(&tools.model).args(&options.arguments);

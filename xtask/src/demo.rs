@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::marks::{self, Held};
 use crate::project::Project;
 use crate::server::{Launch, Ports, Server};
-use crate::setup::{self, Assembly, Tools};
+use crate::setup::{self, Assembly, Kernels, Tools};
 
 /// The iterative model is shown to work, not to be read.
 const SECOND_RUN_TOKENS: u32 = 32;
@@ -40,7 +40,7 @@ pub(crate) struct Options {
 
 /// Runs the demo.
 pub(crate) fn run(project: &Project, options: Options) -> Result<()> {
-    let (tools, assembly) = setup::everything(project)?;
+    let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     interrupt::listen()?;
     let prompt =
         Prompt { text: options.prompt, max_tokens: options.max_tokens, policy: options.policy };

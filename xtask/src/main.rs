@@ -11,7 +11,9 @@ mod demo;
 mod environment;
 mod exports;
 mod generate;
+mod gpu;
 mod interrupt;
+mod kernels;
 mod marks;
 mod process;
 mod progress;
@@ -29,6 +31,7 @@ use clap::{Parser, Subcommand};
 use console::style;
 
 use crate::project::Project;
+use crate::setup::Kernels;
 
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", about = "Set-up and chores of Rewind")]
@@ -53,6 +56,8 @@ enum Chore {
     Lint,
     /// List or run the checks and measurements that take long
     Bench(bench::Options),
+    /// Check kernels and engine on a GPU, or make a folder to carry to one
+    GpuCheck(gpu::Options),
 }
 
 fn main() -> ExitCode {
@@ -74,7 +79,7 @@ fn run(chore: Chore) -> Result<()> {
     let project = Project::locate()?;
     match chore {
         Chore::Setup => {
-            let (tools, assembly) = setup::everything(&project)?;
+            let (tools, assembly) = setup::everything(&project, Kernels::ForAGpu)?;
             println!("server    {}", tools.server.binary().display());
             println!("model     {}", tools.model.display());
             println!("python    {}", tools.python.interpreter().display());
@@ -89,6 +94,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Fmt => stages::format(&project, false),
         Chore::Lint => stages::lint(&project),
         Chore::Bench(options) => bench::run(&project, &options),
+        Chore::GpuCheck(options) => gpu::check(&project, &options),
     }
 }
 

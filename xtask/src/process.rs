@@ -26,6 +26,21 @@ pub(crate) fn capture(mut command: Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed invalid UTF-8"))
 }
 
+/// Runs `command` with its standard error in view and returns its standard output.
+///
+/// # Errors
+/// The program cannot be started, or fails.
+pub(crate) fn printed(mut command: Command) -> Result<String> {
+    let shown = show(&command);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    ensure!(output.status.success(), "`{shown}` failed ({})", output.status);
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed invalid UTF-8"))
+}
+
 /// Runs `command` with our own terminal as its output.
 ///
 /// # Errors
@@ -113,6 +128,12 @@ mod tests {
     #[test]
     fn capture_returns_standard_output() {
         assert_eq!(capture(shell("echo out; echo err >&2")).unwrap(), "out\n");
+    }
+
+    #[test]
+    fn printed_returns_standard_output_alone() {
+        assert_eq!(printed(shell("echo out; echo seen >&2")).unwrap(), "out\n");
+        assert!(printed(shell("exit 3")).unwrap_err().to_string().contains("exit status: 3"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   venv/           Python environment of the end-to-end tests
 //!   tritonserver/   the server, unpacked from a wheel (unused where /opt/tritonserver exists)
 //!   libclang/       what bindgen needs, on a machine without libclang
+//!   cuda/           nvcc, where the kernels are compiled and the machine has none of its own
 //!   models/         checkpoints
 //!   server/         backends/, models/, models_iterative/: what a server is pointed at
 //!   logs/           one file per server run

@@ -7,7 +7,7 @@ use crate::demo::Model;
 use crate::interrupt;
 use crate::project::Project;
 use crate::server::{Launch, Ports, Server};
-use crate::setup;
+use crate::setup::{self, Kernels};
 
 /// Options of `cargo xtask serve`.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let ports =
         Ports { http: options.http_port, grpc: options.grpc_port, metrics: options.metrics_port };
     ports.check()?;
-    let (tools, assembly) = setup::everything(project)?;
+    let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     interrupt::listen()?;
     let model = if options.iterative { Model::Iterative } else { Model::InFlight };
     eprintln!("Starting tritonserver with {} …", model.name());

@@ -5,6 +5,7 @@
 //! interrupted set-up never leaves half a part behind.
 
 mod assemble;
+mod cuda;
 mod libclang;
 mod model;
 mod server;
@@ -18,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub(crate) use assemble::Assembly;
+pub(crate) use assemble::{Assembly, LIBRARY, link, place};
+pub(crate) use cuda::{Kernels, gpu_present};
 pub(crate) use server::TritonServer;
 pub(crate) use venv::Python;
 
@@ -50,13 +52,14 @@ impl BuildEnvironment {
 }
 
 /// Fetches whatever is missing.
-pub(crate) fn tools(project: &Project) -> Result<Tools> {
+pub(crate) fn tools(project: &Project, kernels: Kernels) -> Result<Tools> {
     let _lock = lock(project)?;
     let mut steps = Steps::new();
     let python = venv::set_up(project, &mut steps)?;
     let server = server::set_up(project, &python, &mut steps)?;
     let model = model::set_up(project, &python, &mut steps)?;
     let build = libclang::set_up(project, Some(&python), &mut steps)?;
+    cuda::set_up(project, &python, kernels, &mut steps)?;
     steps.finish();
     Ok(Tools { python, server, model, build })
 }
@@ -71,8 +74,8 @@ pub(crate) fn build_environment(project: &Project) -> Result<BuildEnvironment> {
 }
 
 /// Fetches whatever is missing, builds the backend, and lays out what a server is pointed at.
-pub(crate) fn everything(project: &Project) -> Result<(Tools, Assembly)> {
-    let tools = tools(project)?;
+pub(crate) fn everything(project: &Project, kernels: Kernels) -> Result<(Tools, Assembly)> {
+    let tools = tools(project, kernels)?;
     assemble::build(project, &tools.build)?;
     let assembly = Assembly::lay_out(project, &tools.model)?;
     Ok((tools, assembly))

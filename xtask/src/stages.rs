@@ -15,9 +15,11 @@ use console::style;
 use self::report::{Listener, Outcome, Report, table};
 use crate::environment;
 use crate::exports;
+use crate::gpu;
+use crate::kernels;
 use crate::process;
 use crate::project::Project;
-use crate::setup::{self, Assembly, BuildEnvironment, Tools};
+use crate::setup::{self, Assembly, BuildEnvironment, Kernels, Tools};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -32,6 +34,8 @@ pub(crate) struct Options {
 pub(crate) enum Stage {
     /// Formatting of the Rust sources
     Fmt,
+    /// GPU kernels compiled for every target, none spills
+    Kernels,
     /// Clippy over all targets, warnings are errors
     Clippy,
     /// Rust tests, by cargo-nextest where installed
@@ -42,6 +46,8 @@ pub(crate) enum Stage {
     Build,
     /// Only Triton's entry points are exported
     Exports,
+    /// Kernels on a GPU, where there is one
+    Gpu,
     /// pytest against a real server
     E2e,
 }
@@ -49,7 +55,7 @@ pub(crate) enum Stage {
 /// Runs the stages and fails if one of them does.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let tools = setup::tools(project)?;
+    let tools = setup::tools(project, Kernels::Needed)?;
     let mut run = Run { project, tools: &tools, assembly: None };
     let reports: Vec<Report> = Stage::value_variants()
         .iter()
@@ -114,6 +120,7 @@ impl Run<'_> {
     fn perform(&mut self, stage: Stage, listener: &mut Listener) -> Result<String> {
         match stage {
             Stage::Fmt => format(self.project, true).map(|()| String::new()),
+            Stage::Kernels => kernels::check(self.project),
             Stage::Clippy => {
                 self.heard(clippy(self.project, &self.tools.build), listener)?;
                 Ok(String::new())
@@ -128,6 +135,7 @@ impl Run<'_> {
                 let count = exports::check(&self.assembly()?.library)?;
                 Ok(format!("{count} entry points"))
             }
+            Stage::Gpu => self.gpu(listener),
             Stage::E2e => self.end_to_end(listener),
         }
     }
@@ -153,6 +161,17 @@ impl Run<'_> {
         }
         ensure!(listener.count() > 0, "no test was run");
         Ok(listener.counted())
+    }
+
+    fn gpu(&self, listener: &mut Listener) -> Result<String> {
+        if setup::gpu_present() {
+            gpu::suite(self.project)?;
+            return Ok("every kernel, three times".to_owned());
+        }
+        let skip = "SKIP: no GPU here; `cargo xtask gpu-check` makes a folder to carry to one";
+        println!("{skip}");
+        listener.hear_skip(skip);
+        Ok(String::new())
     }
 
     fn end_to_end(&mut self, listener: &mut Listener) -> Result<String> {

@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use rewind_formats::Format;
 use rewind_monitor::{Detector, ThermometerSetting};
-use rewind_serving::{Device, Options, Parameters, PolicyName, Value, parse_bytes};
+use rewind_serving::{
+    Device, Options, Parameters, PolicyName, ShadowPlacement, Value, parse_bytes,
+};
 
 /// Which model, in which form.
 #[derive(Clone, Debug, Args)]
@@ -20,9 +22,12 @@ pub(crate) struct ModelArguments {
     /// Format of the draft weights.
     #[arg(long, value_name = "FORMAT", default_value = "int4-g32")]
     pub(crate) draft: Format,
-    /// Where to run: auto or cpu.
+    /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
     #[arg(long, default_value = "auto")]
     pub(crate) device: Device,
+    /// Where the shadow lies if a GPU runs it: gpu, or host to read it over the bus in each pass.
+    #[arg(long, value_name = "gpu|host", default_value = "gpu")]
+    pub(crate) shadow_placement: ShadowPlacement,
     /// Memory for keys and values, such as 512MiB.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) kv_memory: Option<u64>,
@@ -44,6 +49,7 @@ impl ModelArguments {
             shadow: self.shadow.clone(),
             draft: self.draft,
             device: self.device,
+            shadow_placement: self.shadow_placement,
             threads: threads.map(usize::from),
             kv_memory: self.kv_memory,
             max_sequence_length: self.max_sequence_length,

@@ -1,7 +1,9 @@
 //! `rewind inspect`: what is in a checkpoint, and what this machine would make of it.
 //!
 //! Nothing is packed: memory is computed from shapes, so that a model too large for this machine can
-//! be looked at, too.
+//! be looked at, too. For GPUs it is the same: the plan of one can be seen on a machine that has none.
+
+mod gpu;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,10 +13,11 @@ use clap::Args;
 use rewind_checkpoint::{Checkpoint, Container, ModelSpec, TensorName};
 use rewind_cpu::Isa;
 use rewind_formats::{Format, Group};
-use rewind_monitor::{Chip, ThermometerSetting, choose_thermometer};
-use rewind_serving::format_bytes;
+use rewind_monitor::{ThermometerSetting, choose_thermometer};
+use rewind_serving::{Device, format_bytes};
 use serde::Serialize;
 
+use self::gpu::{Costs, Where};
 use crate::output;
 
 /// Flags of `rewind inspect`.
@@ -26,6 +29,13 @@ pub(crate) struct Arguments {
     /// Formats of the draft to compare.
     #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "int8,int4-g32")]
     draft: Vec<Format>,
+    /// Where the model would be served: auto, cpu or cuda:N. Unless it is cpu, what a GPU would have to
+    /// hold is shown, whether there is one here or not.
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Bandwidth that the cost of a shadow on the host is told for, between host and GPU, in GB/s.
+    #[arg(long, value_name = "GB/S", default_value_t = 25.0, value_parser = positive)]
+    bus_bandwidth: f64,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -54,6 +64,8 @@ struct Report {
     shadow: Size,
     drafts: Vec<Size>,
     kv_bytes_per_token: u64,
+    served_on: Where,
+    gpu: Option<Costs>,
     cpu: Cpu,
     thermometer: Temperature,
 }
@@ -90,11 +102,23 @@ struct Temperature {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = Checkpoint::open(&arguments.model)
         .with_context(|| format!("cannot inspect {}", arguments.model.display()))?;
-    let report = report(&checkpoint, &arguments.draft)?;
+    let report = report(&checkpoint, &arguments)?;
     if arguments.json { output::json(&report) } else { print(&report) }
 }
 
-fn report(checkpoint: &Checkpoint, drafts: &[Format]) -> Result<Report> {
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite());
+    number.ok_or_else(|| "expected a number above 0".into())
+}
+
+fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
+    let Arguments { draft: drafts, device, bus_bandwidth, .. } = arguments;
+    let served_on = Where::ask(*device);
+    let gpu = match device {
+        Device::Cpu => None,
+        Device::Auto | Device::Cuda(_) => Some(Costs::of(checkpoint, drafts, *bus_bandwidth)),
+    };
     let spec = checkpoint.spec();
     let mut stored = BTreeMap::<String, Stored>::new();
     for tensor in checkpoint.tensors() {
@@ -103,7 +127,7 @@ fn report(checkpoint: &Checkpoint, drafts: &[Format]) -> Result<Report> {
         sum.tensors += 1;
         sum.bytes += tensor.bytes as u64;
     }
-    let mut thermometer = choose_thermometer(ThermometerSetting::Auto, Chip::Cpu)?;
+    let mut thermometer = choose_thermometer(ThermometerSetting::Auto, served_on.processor.chip())?;
     let reading = thermometer.read().ok().flatten();
     let generation = checkpoint.generation();
     Ok(Report {
@@ -130,9 +154,11 @@ fn report(checkpoint: &Checkpoint, drafts: &[Format]) -> Result<Report> {
         stored: stored.into_values().collect(),
         shadow: shadow_size(checkpoint),
         drafts: drafts.iter().map(|&format| draft_size(spec, format)).collect(),
-        // Keys and values in f32, see rewind-cpu.
+        // On the CPU: keys and values in f32, see rewind-cpu.
         kv_bytes_per_token: (spec.layers * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>())
             as u64,
+        served_on,
+        gpu,
         cpu: Cpu {
             kernels: Isa::detect().name(),
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -242,6 +268,10 @@ fn print(report: &Report) -> Result<()> {
         entry("draft", copy(draft))?;
     }
     entry("KV cache", format!("{} for each token", format_bytes(report.kv_bytes_per_token)))?;
+    entry("served on", report.served_on.describe())?;
+    if let Some(costs) = &report.gpu {
+        costs.print(entry)?;
+    }
     entry("CPU kernels", format!("{}, {} threads", report.cpu.kernels, report.cpu.threads))?;
     let celsius = report.thermometer.celsius.map_or("no reading".into(), |t| format!("{t} °C"));
     entry("thermometer", format!("{} ({celsius})", report.thermometer.source))

@@ -13,9 +13,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rewind_checkpoint::Checkpoint;
-use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
+use rewind_cpu::{CpuExecutor, CpuModel, Isa};
+use rewind_cuda::{CudaExecutor, CudaModel, Driver, Placement};
 use rewind_engine::{Executor, Token, Weights};
 use rewind_formats::Format;
+use rewind_serving::{AnyExecutor, Device, Processor};
 use serde::Serialize;
 
 use crate::output;
@@ -31,6 +33,9 @@ pub(crate) struct Arguments {
     /// Compute threads; all cores if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: Device,
     /// `shadow`, or the format of a quantized copy.
     #[arg(long, value_name = "shadow|FORMAT", default_value = "shadow", value_parser = copy)]
     weights: Copy,
@@ -158,7 +163,7 @@ fn tokenize(checkpoint: &Checkpoint, text: &str) -> Result<(Vec<Token>, Option<T
 }
 
 /// An executor with the one copy of the weights that is asked for, and room for one chunk.
-fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(CpuExecutor, Weights)> {
+fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(AnyExecutor, Weights)> {
     const PAGE_TOKENS: usize = 32;
     let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = arguments.threads.map_or_else(cores, usize::from);
@@ -166,26 +171,32 @@ fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(CpuExecutor, 
         Copy::Shadow => (None, Weights::Full),
         Copy::Draft(format) => (Some(format), Weights::Draft),
     };
-    let options = LoadOptions { draft, shadow: draft.is_none(), threads };
-    let bar = progress::percent("loading");
-    let model = CpuModel::load(
-        checkpoint.spec(),
-        |tensor| checkpoint.tensor(tensor),
-        options,
-        |p| bar.set_position(100 * p.done / p.total.max(1)),
-    )?;
-    bar.finish_and_clear();
+    let (spec, shadow) = (checkpoint.spec(), draft.is_none());
     let positions = arguments.context as usize;
-    let config = Config {
-        threads,
-        slots: 1,
-        rows: ROWS,
-        pages: positions.div_ceil(PAGE_TOKENS),
-        page_tokens: PAGE_TOKENS,
-        positions,
-        isa: Isa::detect(),
+    let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
+    let bar = progress::percent("loading");
+    let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
+    let source = |tensor| checkpoint.tensor(tensor);
+    let executor = match arguments.device.choose()?.processor {
+        Processor::Cpu => {
+            let options = rewind_cpu::LoadOptions { draft, shadow, threads };
+            let model = CpuModel::load(spec, source, options, |p| show(p.done, p.total))?;
+            let (page_tokens, isa) = (PAGE_TOKENS, Isa::detect());
+            let config =
+                rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions, isa };
+            AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(model), config)?))
+        }
+        Processor::Cuda(ordinal) => {
+            let mut model = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
+            let placement = Placement::Device;
+            let options = rewind_cuda::LoadOptions { draft, shadow, threads, placement };
+            model.load(source, options, |p| show(p.done, p.total))?;
+            let config = rewind_cuda::Config { slots, rows, pages, positions };
+            AnyExecutor::Cuda(Box::new(CudaExecutor::new(model, config)?))
+        }
     };
-    Ok((CpuExecutor::new(Arc::new(model), config)?, weights))
+    bar.finish_and_clear();
+    Ok((executor, weights))
 }
 
 /// Negative log-likelihoods of the second half of one chunk.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rewind_serving::{CpuEngine, LoadError, Model, Options};
+use rewind_serving::{AnyEngine, LoadError, Model, Options};
 
 /// A bar over `steps` steps; hidden where standard error is no terminal.
 pub(crate) fn bar(steps: u64, what: impl Into<Cow<'static, str>>) -> ProgressBar {
@@ -14,7 +14,7 @@ pub(crate) fn bar(steps: u64, what: impl Into<Cow<'static, str>>) -> ProgressBar
 }
 
 /// Loads a model behind a bar.
-pub(crate) fn load(options: Options) -> Result<(Arc<Model>, CpuEngine), LoadError> {
+pub(crate) fn load(options: Options) -> Result<(Arc<Model>, AnyEngine), LoadError> {
     let bar = percent("loading");
     let loaded = Model::load_watched(options, |done| bar.set_position((100.0 * done) as u64));
     bar.finish_and_clear();

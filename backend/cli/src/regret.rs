@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rewind_engine::{Decision, Executor, RewindReason, Token, Weights};
-use rewind_serving::{CpuEngine, Model, Parameters, PolicyName, Prompt, Value};
+use rewind_serving::{AnyEngine, Model, Parameters, PolicyName, Prompt, Value};
 use serde::Serialize;
 
 use crate::arguments::{GateArguments, ModelArguments, SamplingArguments, set_number, set_policy};
@@ -178,7 +178,7 @@ struct Sums {
 impl Sums {
     fn add(
         &mut self,
-        engine: &mut CpuEngine,
+        engine: &mut AnyEngine,
         prompt: &[Token],
         trace: &Trace,
         reference: &[Token],
@@ -214,7 +214,7 @@ impl Sums {
 
     fn add_regret(
         &mut self,
-        engine: &mut CpuEngine,
+        engine: &mut AnyEngine,
         prompt: &[Token],
         served: &[Token],
     ) -> Result<()> {

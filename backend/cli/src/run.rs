@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rewind_engine::{
     Committed, Event, FinishReason, Request, RequestId, RewindReason, Selection, Weights,
 };
-use rewind_serving::CpuEngine;
+use rewind_serving::AnyEngine;
 
 /// What one request brought.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ struct Open {
 
 /// Runs `requests` side by side, showing every event to `watch` with the index of its request.
 pub(crate) fn run_all(
-    engine: &mut CpuEngine,
+    engine: &mut AnyEngine,
     requests: Vec<Request>,
     mut watch: impl FnMut(usize, &Event),
 ) -> Result<Vec<Trace>> {
@@ -130,7 +130,7 @@ fn record(request: &mut Open, event: Event, now: Duration) -> Result<()> {
 }
 
 /// As [`run_all`], for one request that nobody watches.
-pub(crate) fn run_one(engine: &mut CpuEngine, request: Request) -> Result<Trace> {
+pub(crate) fn run_one(engine: &mut AnyEngine, request: Request) -> Result<Trace> {
     let mut traces = run_all(engine, vec![request], |_, _| ())?;
     match traces.pop() {
         Some(trace) => Ok(trace),

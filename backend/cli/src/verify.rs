@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rewind_engine::{FinishReason, Request, Token};
-use rewind_serving::{CpuEngine, MAX_WINDOW, Model, Parameters, PolicyName, Prompt, Value};
+use rewind_serving::{AnyEngine, MAX_WINDOW, Model, Parameters, PolicyName, Prompt, Value};
 use serde::Serialize;
 
 use crate::arguments::{ModelArguments, set_number, set_policy};
@@ -142,7 +142,7 @@ impl std::fmt::Display for Case {
 
 fn check(
     model: &Model,
-    engine: &mut CpuEngine,
+    engine: &mut AnyEngine,
     arguments: &Arguments,
     texts: &[String],
     expected: &[Answer],

@@ -215,8 +215,53 @@ fn inspect_shows_the_shape() {
     assert_eq!((report["layers"].as_u64(), report["vocabulary"].as_u64()), (Some(2), Some(261)));
     assert_eq!(report["drafts"][0]["format"], "int8 (embedding and head int8-g32)");
     assert!(report["drafts"][0]["bytes"].as_u64() < report["shadow"]["bytes"].as_u64());
+    // Both matrices and vectors of the shadow are in 32 bits, in whole tiles.
+    let on_a_gpu = report["gpu"]["plans"][0]["gpu_bytes"].as_u64();
+    assert!(on_a_gpu > report["shadow"]["bytes"].as_u64());
     let text = answer(&["inspect", "--model", path(&model)]);
     assert!(text.contains("CPU kernels") && text.contains("thermometer"), "{text}");
+}
+
+#[test]
+fn inspect_plans_for_a_gpu_without_one() {
+    let mut folder = Folder::new(&spec(Architecture::Llama), Element::F16);
+    folder.tokenizer_config = serde_json::json!({});
+    let model = tempfile::tempdir().unwrap();
+    folder.write(model.path());
+    let run = |rest: &[&str]| {
+        let fixed = ["inspect", "--model", path(&model), "--draft", "int8,int4-g32"];
+        json(&[&fixed[..], rest].concat())
+    };
+    let report = run(&["--device", "cuda:4000", "--bus-bandwidth", "10"]);
+    assert_eq!(report["served_on"]["device"], "cuda:4000");
+    assert!(report["served_on"]["chosen"].is_null());
+    let reason = report["served_on"]["reason"].as_str().unwrap();
+    assert!(reason.contains("cuda:4000 cannot be used"), "{reason}");
+    // Keys and values in half the CPU's bits, heads padded to 32 from 8.
+    assert_eq!(report["gpu"]["kv_bytes_per_token"], 2 * 2 * 2 * 32 * 2);
+
+    let plans = report["gpu"]["plans"].as_array().unwrap();
+    let cases: Vec<_> = plans.iter().map(|p| (&p["draft"], &p["shadow_placement"])).collect();
+    let expected = [("int8", "gpu"), ("int8", "host"), ("int4-g32", "gpu"), ("int4-g32", "host")];
+    assert!(cases.iter().zip(expected).all(|((d, s), (draft, place))| *d == draft && *s == place));
+    let bytes = |plan: &Value, key: &str| plan[key].as_u64().unwrap();
+    for pair in plans.chunks_exact(2) {
+        let (gpu, host) = (&pair[0], &pair[1]);
+        assert_eq!((bytes(gpu, "host_bytes"), bytes(gpu, "bus_bytes_per_shadow_pass")), (0, 0));
+        // The matrices of both layers in 16 bits, at least.
+        let layers = 2 * 2 * (32 * (32 + 16 + 16) + 32 * 32 + 3 * 32 * 48);
+        assert!(bytes(host, "host_bytes") >= layers, "{host}");
+        assert!(bytes(host, "gpu_bytes") + bytes(host, "host_bytes") >= bytes(gpu, "gpu_bytes"));
+        let streamed = bytes(host, "bus_bytes_per_shadow_pass");
+        let seconds = host["bus_seconds_per_shadow_pass"].as_f64().unwrap();
+        assert!(streamed >= layers && (seconds * 10e9 - streamed as f64).abs() < 1.0);
+    }
+    assert!(bytes(&plans[0], "gpu_bytes") > bytes(&plans[2], "gpu_bytes"));
+
+    assert!(run(&["--device", "cpu"])["gpu"].is_null());
+    let text = answer(&["inspect", "--model", path(&model)]);
+    assert!(text.contains("\nserved on      auto: "), "{text}");
+    assert!(text.contains("over the bus") && text.contains("at 25 GB/s"), "{text}");
 }
 
 #[test]
@@ -229,8 +274,14 @@ fn failures_are_one_line_and_an_exit_code() {
     assert!(empty.contains("the prompt is empty"), "{empty}");
     let format = failure(&["generate", "--model", model, "--prompt", "x", "--draft", "int3"], 2);
     assert!(format.contains("int4-g32"), "{format}");
-    let device = failure(&["generate", "--model", model, "--prompt", "x", "--device", "cuda:0"], 2);
-    assert!(device.contains("not built into this version"), "{device}");
+    let device = failure(&["generate", "--model", model, "--prompt", "x", "--device", "tpu"], 2);
+    assert!(device.contains("cuda:N"), "{device}");
+    // No machine has that many.
+    let gpu = ["generate", "--model", model, "--prompt", "x", "--device", "cuda:4000"];
+    let gpu = failure(&gpu, 1);
+    assert!(gpu.contains("device cuda:4000 cannot be used"), "{gpu}");
+    let bandwidth = failure(&["inspect", "--model", model, "--bus-bandwidth", "0"], 2);
+    assert!(bandwidth.contains("above 0"), "{bandwidth}");
     let both = failure(&["generate", "--model", model, "--prompt", "x", "--prompt-tokens", "1"], 2);
     assert!(both.contains("cannot be used with"), "{both}");
     failure(&["generate", "--model", model], 2);

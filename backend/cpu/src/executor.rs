@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rewind_engine::sampling::{self, Scratch};
 use rewind_engine::{
     Choose, Executor, ExecutorError, Input, Limits, Pass, Row, RowResult, Ticket, Token, Weights,
+    validate,
 };
 use rewind_monitor::{Detector, Statistics};
 
@@ -16,7 +17,6 @@ use crate::kv::{Cache, Shape};
 use crate::model::{self, CpuModel};
 use crate::pool::{Panicked, SharedPool};
 use crate::statistics::{Summary, Tile};
-use crate::validate::validate;
 
 /// Sizes of a [`CpuExecutor`].
 #[derive(Clone, Copy, Debug)]
@@ -347,7 +347,11 @@ impl Executor for CpuExecutor {
     }
 
     fn submit(&mut self, pass: Pass) -> Result<Ticket, ExecutorError> {
-        validate(&pass, &self.model, &self.limits)?;
+        let model = &self.model;
+        validate(&pass, &self.limits, |weights| match weights {
+            Weights::Draft => model.draft.is_some(),
+            Weights::Full => model.shadow.is_some(),
+        })?;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.queue.push_back((ticket, pass));

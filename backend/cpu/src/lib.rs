@@ -31,7 +31,6 @@ mod model;
 mod pool;
 mod rows;
 mod statistics;
-mod validate;
 
 pub mod order;
 

@@ -13,6 +13,7 @@ mod executor;
 mod pages;
 mod request;
 mod sequence;
+mod validate;
 
 pub mod sampling;
 pub mod text;
@@ -26,3 +27,4 @@ pub use crate::executor::{
 };
 pub use crate::pages::{PageId, Pin};
 pub use crate::request::{Policy, Refusal, Request, RequestId, Stop};
+pub use crate::validate::validate;

@@ -8,7 +8,10 @@
 
 mod device;
 mod error;
+mod executor;
+mod gpu_plan;
 mod inflight;
+mod load;
 mod load_error;
 mod model;
 mod nearest;
@@ -23,11 +26,13 @@ mod size;
 mod sizing;
 mod value;
 
-pub use device::Device;
+pub use device::{Choice, Device, Processor, ShadowPlacement};
 pub use error::{ErrorKind, RequestError};
+pub use executor::{AnyEngine, AnyExecutor};
+pub use gpu_plan::gpu_plan;
 pub use inflight::{Inflight, NoObserver, Observer, Rejected, Sink};
-pub use load_error::LoadError;
-pub use model::{CpuEngine, Memory, Model, ThermalReading};
+pub use load_error::{GpuMemory, LoadError};
+pub use model::{Memory, Model, ThermalReading};
 pub use options::{
     DEFAULT_REFRESH, DEFAULT_WINDOW, MAX_WINDOW, OPTION_KEYS, Options, OptionsError,
 };

@@ -1,12 +1,15 @@
 //! Why a model could not be loaded.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use rewind_checkpoint::CheckpointError;
 use rewind_cpu::CpuError;
+use rewind_cuda::CudaError;
 use rewind_monitor::{ProfileError, ThermometerError};
 
+use crate::device::Processor;
 use crate::options::OptionsError;
 use crate::policy::PolicyName;
 use crate::size::format_bytes;
@@ -49,6 +52,31 @@ pub enum LoadError {
     /// The CPU executor did not take the weights.
     #[error("cannot prepare the weights: {}", with_causes(.0))]
     Cpu(#[from] CpuError),
+    /// The GPU that was asked for cannot be used.
+    #[error(
+        "device {processor} cannot be used: {}. Devices \"cpu\" and \"auto\" serve without a GPU",
+        with_causes(.source)
+    )]
+    Device {
+        /// The GPU.
+        processor: Processor,
+        /// What is missing.
+        source: CudaError,
+    },
+    /// Weights and keys and values exceed the GPU's memory.
+    #[error(transparent)]
+    GpuMemory(#[from] GpuMemory),
+    /// The GPU executor did not take the model.
+    #[error(
+        "cannot prepare the model on {processor}: {}; device \"cpu\" serves it without a GPU",
+        with_causes(.source)
+    )]
+    Cuda {
+        /// The GPU.
+        processor: Processor,
+        /// Why not.
+        source: CudaError,
+    },
     /// The sequence length exceeds what the model was made for.
     #[error("max_sequence_length is {asked}: this model was made for at most {made_for} tokens")]
     TooLong {
@@ -107,8 +135,61 @@ pub enum LoadError {
     Thread(io::Error),
 }
 
+/// Weights that do not fit the memory of a GPU, and what would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// The GPU.
+    pub processor: Processor,
+    /// Bytes of it that are free.
+    pub free: u64,
+    /// Bytes of the draft weights.
+    pub draft: u64,
+    /// Bytes of the shadow weights, parts shared with the draft included in both.
+    pub shadow: u64,
+    /// Bytes that the GPU has to hold besides keys, values and buffers.
+    pub needed: u64,
+    /// With the shadow on the host: bytes that the GPU has to hold, and bytes that each shadow pass
+    /// moves over the bus. `None` where it is there already.
+    pub on_host: Option<(u64, u64)>,
+}
+
+impl std::error::Error for GpuMemory {}
+
+impl fmt::Display for GpuMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processor, free, draft, shadow, needed, on_host } = *self;
+        write!(
+            f,
+            "{processor} has {} free, and this model needs {} there before any keys and values \
+             (draft {}, shadow {})",
+            format_bytes(free),
+            format_bytes(needed),
+            format_bytes(draft),
+            format_bytes(shadow),
+        )?;
+        match on_host {
+            Some((needed, streamed)) if needed <= free => write!(
+                f,
+                ": set shadow_placement to \"host\", which needs {} there and moves {} over the bus \
+                 in each shadow pass; or take a smaller draft or another device",
+                format_bytes(needed),
+                format_bytes(streamed),
+            ),
+            Some((needed, _)) => write!(
+                f,
+                ": even with shadow_placement \"host\" it would need {}; take a smaller draft or \
+                 another device",
+                format_bytes(needed),
+            ),
+            None => f.write_str(
+                ", with the shadow on the host already: take a smaller draft or another device",
+            ),
+        }
+    }
+}
+
 /// The message of an error and of all that caused it, since only one line reaches the server's log.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -117,4 +198,34 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_small_a_gpu_is_told_with_sizes_and_a_way_out() {
+        let gib = |n: u64| n << 30;
+        let mut error = GpuMemory {
+            processor: Processor::Cuda(1),
+            free: gib(16),
+            draft: gib(5),
+            shadow: gib(15),
+            needed: gib(20),
+            on_host: Some((gib(7), gib(13))),
+        };
+        let fits = LoadError::from(error).to_string();
+        for part in ["cuda:1 has 16.0 GiB", "20.0 GiB", "draft 5.00 GiB", "shadow 15.0 GiB"] {
+            assert!(fits.contains(part), "{fits} lacks {part}");
+        }
+        for part in ["shadow_placement to \"host\"", "7.00 GiB", "13.0 GiB over the bus"] {
+            assert!(fits.contains(part), "{fits} lacks {part}");
+        }
+        error.free = gib(6);
+        let neither = error.to_string();
+        assert!(neither.contains("even with shadow_placement"), "{neither}");
+        error.on_host = None;
+        assert!(error.to_string().contains("on the host already"));
+    }
 }

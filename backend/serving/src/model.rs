@@ -4,25 +4,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rewind_checkpoint::{ChatTemplate, Checkpoint, GenerationDefaults, ModelSpec, Tokenizer};
-use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{Engine, Executor, Limits, Settings, Weights};
-use rewind_monitor::{Celsius, Chip, ThermalWatch, choose_thermometer};
+use rewind_monitor::{Celsius, ThermalWatch, choose_thermometer};
 
+use crate::device::{Choice, Processor, ShadowPlacement};
+use crate::executor::AnyEngine;
+use crate::load::{Loaded, Source};
 use crate::load_error::LoadError;
 use crate::options::Options;
 use crate::pairing::check_pair;
 use crate::profiles::Profiles;
 use crate::size::format_bytes;
-use crate::sizing;
-
-/// The engine over this machine's CPU.
-pub type CpuEngine = Engine<CpuExecutor>;
 
 /// A model with its tokenizer, profiles and thermometer; shared by all that prepare requests.
 #[derive(Debug)]
 pub struct Model {
     options: Options,
+    device: Choice,
     spec: ModelSpec,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -47,8 +46,12 @@ pub struct Memory {
     pub shadow: u64,
     /// What draft and shadow share.
     pub shared: u64,
-    /// Keys and values, all pages; the system hands it out when pages are first used.
+    /// Keys and values, all pages. On the CPU the system hands it out when pages are first used.
     pub kv: u64,
+    /// What of all this is in host memory, page-locked where passes run on a GPU.
+    pub host: u64,
+    /// What is in the GPU's memory, buffers included.
+    pub gpu: u64,
 }
 
 /// The chip's temperature and what it does to thresholds.
@@ -63,14 +66,16 @@ pub struct ThermalReading {
 impl Model {
     /// Loads a model and makes an engine for it.
     ///
-    /// What the options leave open: one thread for each core; sequences of up to 4096 tokens or the
-    /// model's own limit, whichever is less; 64 sequences at once; a row for each of them and 128
-    /// more in a pass; KV memory for 8 sequences of full length, at most a quarter of the machine's
-    /// (or the control group's) memory.
+    /// What the options leave open: the first GPU that can be used, else the CPU; one thread for each
+    /// core; sequences of up to 4096 tokens or the model's own limit, whichever is less; 64 sequences
+    /// at once; a row for each of them and 128 (on a GPU 512) more in a pass. On the CPU, KV memory for
+    /// 8 sequences of full length, at most a quarter of the machine's (or the control group's) memory;
+    /// on a GPU, for all sequences at full length, but for a tenth of what the weights leave, or 512 MiB
+    /// if that is more, which stays free for buffers.
     ///
     /// # Errors
     /// Whatever is wrong with options or files; see [`LoadError`].
-    pub fn load(options: Options) -> Result<(Arc<Self>, CpuEngine), LoadError> {
+    pub fn load(options: Options) -> Result<(Arc<Self>, AnyEngine), LoadError> {
         Self::load_watched(options, |_| ())
     }
 
@@ -81,51 +86,39 @@ impl Model {
     pub fn load_watched(
         options: Options,
         mut progress: impl FnMut(f32),
-    ) -> Result<(Arc<Self>, CpuEngine), LoadError> {
+    ) -> Result<(Arc<Self>, AnyEngine), LoadError> {
         // Cheap checks come first: a mistyped setting should not cost the time of reading weights.
         let profiles = Profiles::load(&options.profile)?;
-        let thermometer = choose_thermometer(options.thermometer, Chip::Cpu)?;
+        let device = options.device.choose()?;
+        match (&device.no_gpu, &device.gpu) {
+            (Some(why), _) => tracing::info!("no GPU: {why}; serving on the CPU"),
+            (None, Some(_)) => tracing::info!("serving on {}", device.describe()),
+            (None, None) => {}
+        }
+        let processor = device.processor;
+        let thermometer = choose_thermometer(options.thermometer, processor.chip())?;
         let checkpoint = open("model", &options.model)?;
         let shadow = options.shadow.as_deref().map(|path| open("shadow", path)).transpose()?;
         if let Some(shadow) = &shadow {
             check_pair(&checkpoint, shadow)?;
         }
-        sizing::check(checkpoint.spec(), &options)?;
-        let threads = options.threads.unwrap_or_else(cores);
-        let weights = pack(&checkpoint, shadow.as_ref(), &options, threads, &mut progress)?;
+        let source = Source { model: &checkpoint, shadow: shadow.as_ref(), options: &options };
+        source.check(processor)?;
+        let Loaded { executor, limits, memory, kernels } = source.load(processor, &mut progress)?;
         // The files are unmapped here: see `Checkpoint`.
         drop(shadow);
         let fingerprint = checkpoint.fingerprint().to_owned();
         let (spec, tokenizer, chat_template, generation) = checkpoint.into_parts();
-
-        let page = CpuExecutor::page_bytes(&weights, sizing::PAGE_TOKENS as usize);
-        let page = page.map_or(u64::MAX, |bytes| bytes as u64);
-        let limits = sizing::limits(&spec, &options, page, sizing::memory())?;
-        let config = Config {
-            threads,
-            slots: limits.slots as usize,
-            rows: limits.rows as usize,
-            pages: limits.pages as usize,
-            page_tokens: limits.page_tokens as usize,
-            positions: limits.positions as usize,
-            isa: Isa::detect(),
-        };
-        let executor = CpuExecutor::new(Arc::new(weights), config)?;
         let draft_identity = executor.identity(Weights::Draft);
         for profile in profiles.iter() {
             if let Some(warning) = profile.warn_if_fitted_elsewhere(&draft_identity) {
                 tracing::warn!("{warning}");
             }
         }
-        let memory = executor.memory();
         let model = Self {
-            memory: Memory {
-                draft: memory.weights.draft as u64,
-                shadow: memory.weights.shadow as u64,
-                shared: memory.weights.shared as u64,
-                kv: memory.kv as u64,
-            },
-            kernels: executor.kernels(),
+            device,
+            memory,
+            kernels,
             shadow_identity: executor.identity(Weights::Full),
             draft_identity,
             thermometer: thermometer.name().to_owned(),
@@ -157,6 +150,11 @@ impl Model {
     /// The options that it was loaded with.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Where its passes run.
+    pub fn processor(&self) -> Processor {
+        self.device.processor
     }
 
     /// Its shape.
@@ -213,8 +211,9 @@ impl Model {
             ("model", self.options.model.display().to_string()),
             ("fingerprint", self.fingerprint.clone()),
             ("parameters", self.spec.parameters().to_string()),
+            ("device", self.device.describe()),
             ("draft weights", format_bytes(self.memory.draft)),
-            ("shadow weights", format_bytes(self.memory.shadow)),
+            ("shadow weights", self.describe_shadow()),
         ];
         lines.extend(self.kernels.iter().map(|kernel| ("kernels", kernel.clone())));
         lines.extend([
@@ -241,6 +240,14 @@ impl Model {
         lines.into_iter().map(|(what, value)| (what.to_owned(), value)).collect()
     }
 
+    fn describe_shadow(&self) -> String {
+        let size = format_bytes(self.memory.shadow);
+        match (self.device.processor, self.options.shadow_placement) {
+            (Processor::Cuda(_), ShadowPlacement::Host) => format!("{size}, in host memory"),
+            (Processor::Cuda(_), ShadowPlacement::Gpu) | (Processor::Cpu, _) => size,
+        }
+    }
+
     pub(crate) fn profiles(&self) -> &Profiles {
         &self.profiles
     }
@@ -258,37 +265,9 @@ impl Model {
     }
 }
 
-/// Cores that this process may use.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get())
-}
-
 fn open(key: &'static str, path: &Path) -> Result<Checkpoint, LoadError> {
     if !path.exists() {
         return Err(LoadError::Missing { key, path: path.to_owned() });
     }
     Checkpoint::open(path).map_err(|source| LoadError::Checkpoint { key, source })
-}
-
-/// Reads and packs both copies of the weights.
-fn pack(
-    checkpoint: &Checkpoint,
-    shadow: Option<&Checkpoint>,
-    options: &Options,
-    threads: usize,
-    progress: &mut dyn FnMut(f32),
-) -> Result<CpuModel, LoadError> {
-    let both = LoadOptions { draft: Some(options.draft), shadow: true, threads };
-    let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
-        CpuModel::load(
-            from.spec(),
-            |tensor| from.tensor(tensor),
-            what,
-            |p| progress(done + part * p.done as f32 / p.total.max(1) as f32),
-        )
-    };
-    let Some(shadow) = shadow else { return Ok(load(checkpoint, both, 0.0, 1.0)?) };
-    let draft = load(checkpoint, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
-    let shadow = load(shadow, LoadOptions { draft: None, ..both }, 0.5, 0.5)?;
-    Ok(draft.with_shadow_of(shadow))
 }

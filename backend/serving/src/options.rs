@@ -13,7 +13,7 @@ use rewind_engine::Weights;
 use rewind_formats::{FORMAT_NAMES, Format, Group};
 use rewind_monitor::{Detector, ThermometerSetting};
 
-use crate::device::Device;
+use crate::device::{Device, ShadowPlacement};
 use crate::nearest::{hint, nearest};
 use crate::policy::{POLICY_NAMES, PolicyName};
 use crate::size::parse_bytes;
@@ -44,8 +44,10 @@ pub struct Options {
     pub detector: Option<Detector>,
     /// Profile of requests that name none: a built-in name, or a path ending in `.toml`.
     pub profile: String,
-    /// Where passes run.
+    /// Where passes run. Default `auto`.
     pub device: Device,
+    /// Where the shadow lies, if passes run on a GPU. Default `gpu`.
+    pub shadow_placement: ShadowPlacement,
     /// Compute threads, ≥ 1; `None`: one for each core this process may use.
     pub threads: Option<usize>,
     /// Memory for keys and values, in bytes; `None`: see [`crate::Model::load`].
@@ -71,7 +73,7 @@ pub struct Options {
 }
 
 /// Keys of [`Options::from_parameters`].
-pub const OPTION_KEYS: [&str; 20] = [
+pub const OPTION_KEYS: [&str; 21] = [
     "model",
     "shadow",
     "draft",
@@ -81,6 +83,7 @@ pub const OPTION_KEYS: [&str; 20] = [
     "detector",
     "profile",
     "device",
+    "shadow_placement",
     "threads",
     "kv_memory",
     "max_sequence_length",
@@ -108,6 +111,7 @@ impl Options {
             detector: None,
             profile: "default".into(),
             device: Device::Auto,
+            shadow_placement: ShadowPlacement::Gpu,
             threads: None,
             kv_memory: None,
             max_sequence_length: None,
@@ -178,6 +182,7 @@ impl Options {
                 };
             }
             "device" => self.device = value.parse()?,
+            "shadow_placement" => self.shadow_placement = value.parse()?,
             "threads" => self.threads = Some(integer(key, value, 1, 1024)?),
             "kv_memory" => {
                 self.kv_memory = Some(parse_bytes(value).ok_or_else(|| {
@@ -237,12 +242,6 @@ pub enum OptionsError {
         /// What would be right.
         allowed: String,
     },
-    /// A GPU, in a version that cannot use one.
-    #[error("device {value:?} is not built into this version: use \"cpu\" or \"auto\"")]
-    NoCuda {
-        /// As written.
-        value: String,
-    },
     /// One model over several GPUs.
     #[error("device {value:?}: one model over several devices is not supported yet, name one")]
     SeveralDevices {
@@ -295,7 +294,8 @@ mod tests {
             ("refresh", "0"),
             ("detector", "margin"),
             ("profile", "medical.toml"),
-            ("device", "cpu"),
+            ("device", "cuda:1"),
+            ("shadow_placement", "host"),
             ("threads", "3"),
             ("kv_memory", "2GiB"),
             ("max_sequence_length", "512"),
@@ -318,7 +318,8 @@ mod tests {
             refresh: 0,
             detector: Some(Detector::Margin),
             profile: "/models/m/1/medical.toml".into(),
-            device: Device::Cpu,
+            device: Device::Cuda(1),
+            shadow_placement: ShadowPlacement::Host,
             threads: Some(3),
             kv_memory: Some(2 << 30),
             max_sequence_length: Some(512),
@@ -370,6 +371,7 @@ mod tests {
             ("profile", "", "built-in"),
             ("device", "tpu", "cuda:N"),
             ("device", "cuda:", "cuda:N"),
+            ("shadow_placement", "disk", "gpu or host"),
             ("threads", "0", "from 1"),
             ("kv_memory", "lots", "2GiB"),
             ("max_sequence_length", "1", "from 2"),
@@ -389,10 +391,9 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_later_versions_say_so() {
-        let error = |value| read(&[("model", "m"), ("device", value)]).unwrap_err().to_string();
-        assert!(error("cuda:0").contains("not built into this version: use \"cpu\""));
-        assert!(error("cuda:0,1").contains("not supported yet"));
+    fn several_devices_are_for_a_later_version() {
+        let error = read(&[("model", "m"), ("device", "cuda:0,1")]).unwrap_err().to_string();
+        assert!(error.contains("\"cuda:0,1\"") && error.contains("not supported yet"), "{error}");
     }
 
     #[test]

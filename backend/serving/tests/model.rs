@@ -15,8 +15,8 @@ use rewind_engine::{Event, Executor, FinishReason, Policy, Refusal, Weights};
 use rewind_formats::{Format, Group};
 use rewind_monitor::{Celsius, Detector, ThermometerSetting};
 use rewind_serving::{
-    CpuEngine, ErrorKind, Inflight, LoadError, Model, NoObserver, Options, Parameters, Prompt,
-    RequestError, Sink,
+    AnyEngine, Device, ErrorKind, Inflight, LoadError, Model, NoObserver, Options, Parameters,
+    Processor, Prompt, RequestError, ShadowPlacement, Sink,
 };
 use tempfile::TempDir;
 
@@ -48,6 +48,7 @@ fn written(folder: &Folder) -> TempDir {
 
 fn options(path: &Path) -> Options {
     Options {
+        device: Device::Cpu,
         threads: Some(2),
         thermometer: ThermometerSetting::None,
         max_sequence_length: Some(128),
@@ -55,7 +56,7 @@ fn options(path: &Path) -> Options {
     }
 }
 
-fn load(change: impl FnOnce(&mut Options)) -> (Arc<Model>, CpuEngine) {
+fn load(change: impl FnOnce(&mut Options)) -> (Arc<Model>, AnyEngine) {
     let place = written(&folder(1));
     let mut options = options(place.path());
     change(&mut options);
@@ -85,6 +86,34 @@ fn a_loaded_model_outlives_its_files() {
     assert!(memory.kv > 0);
     let lines = model.describe();
     assert!(lines.iter().any(|(what, value)| what == "kernels" && value.contains("int4-g32")));
+}
+
+#[test]
+fn devices_that_are_not_there_are_errors_and_auto_serves_anyway() {
+    let place = written(&folder(1));
+    let with = |device| {
+        // On the CPU the shadow is in host memory in any case.
+        let shadow_placement = ShadowPlacement::Host;
+        Model::load(Options { device, shadow_placement, ..options(place.path()) })
+    };
+    // No machine has that many.
+    let error = with(Device::Cuda(4000)).unwrap_err();
+    assert!(matches!(error, LoadError::Device { .. }));
+    assert!(error.to_string().contains("device cuda:4000 cannot be used"), "{error}");
+
+    let (model, _) = with(Device::Cpu).unwrap();
+    assert_eq!(model.processor(), Processor::Cpu);
+    let memory = model.memory();
+    assert_eq!(memory.host, memory.draft + memory.shadow - memory.shared + memory.kv);
+    assert_eq!(memory.gpu, 0);
+    let lines = model.describe();
+    assert!(lines.contains(&("device".into(), "cpu".into())), "{lines:?}");
+
+    let choice = Device::Auto.choose().unwrap();
+    let (model, engine) = with(Device::Auto).unwrap();
+    assert_eq!(model.processor(), choice.processor);
+    assert_eq!(choice.no_gpu.is_some(), choice.processor == Processor::Cpu);
+    assert_eq!(answer(&model, engine, "lossless").len(), 24);
 }
 
 #[test]
@@ -347,7 +376,7 @@ struct Answer {
     rewinds: usize,
 }
 
-fn answer(model: &Model, engine: CpuEngine, policy: &str) -> Vec<u32> {
+fn answer(model: &Model, engine: AnyEngine, policy: &str) -> Vec<u32> {
     let parameters = format!(r#"{{"policy": "{policy}", "temperature": 0, "max_tokens": 24}}"#);
     let request = model.prepare(text("hello"), &json(&parameters)).unwrap().request;
     serve(engine, vec![request]).remove(0).tokens
@@ -366,7 +395,7 @@ impl Sink for Forward {
 }
 
 /// Runs the requests side by side through the in-flight driver.
-fn serve(engine: CpuEngine, requests: Vec<rewind_engine::Request>) -> Vec<Answer> {
+fn serve(engine: AnyEngine, requests: Vec<rewind_engine::Request>) -> Vec<Answer> {
     let count = requests.len();
     let inflight = Inflight::start(engine, Box::new(NoObserver));
     let (sender, events) = channel();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::ffi::Error;
+use crate::ffi::{Error, InstanceKind};
 
 /// Prefix of the `parameters` that are Triton's own.
 const TRITON_PARAMETER: &str = "TRITON_";
@@ -82,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) scheduling: Scheduling,
     /// Whether tensors have a batch dimension (of one, as the sequence batcher allows no more).
     pub(crate) batched: bool,
+    /// What each group of instances is put on: a `KIND_GPU` once for each of its GPUs.
+    pub(crate) instances: Vec<InstanceKind>,
     /// `parameters`, without Triton's own.
     pub(crate) parameters: BTreeMap<String, String>,
 }
@@ -115,7 +117,8 @@ impl Config {
         tensors(config, "input", &INPUTS, complete, batched)?;
         tensors(config, "output", &OUTPUTS, complete, batched)?;
         decoupled(config, complete)?;
-        let read = Self { scheduling, batched, parameters: parameters(config)? };
+        let instances = instances(config)?;
+        let read = Self { scheduling, batched, instances, parameters: parameters(config)? };
         Ok((read, *config != before))
     }
 }
@@ -262,6 +265,31 @@ fn decoupled(config: &mut Value, complete: bool) -> Result<(), Error> {
     }
 }
 
+/// What the instances are put on. Triton has replaced `KIND_AUTO`, and filled in the GPUs of a
+/// `KIND_GPU` without any, before it shows the configuration to a backend.
+fn instances(config: &Value) -> Result<Vec<InstanceKind>, Error> {
+    let mut kinds = Vec::new();
+    for group in config["instance_group"].as_array().into_iter().flatten() {
+        match group["kind"].as_str().unwrap_or("KIND_AUTO") {
+            "KIND_CPU" => kinds.push(InstanceKind::Cpu),
+            "KIND_GPU" => {
+                let gpus = group["gpus"].as_array().into_iter().flatten();
+                for gpu in gpus {
+                    let id =
+                        integer(gpu).and_then(|id| i32::try_from(id).ok()).ok_or_else(|| {
+                            Error::invalid(format!(
+                                "instance_group: gpus has {gpu}, which is no GPU"
+                            ))
+                        })?;
+                    kinds.push(InstanceKind::Gpu(id));
+                }
+            }
+            _ => kinds.push(InstanceKind::Model),
+        }
+    }
+    Ok(kinds)
+}
+
 fn parameters(config: &Value) -> Result<BTreeMap<String, String>, Error> {
     let Some(parameters) = config["parameters"].as_object() else { return Ok(BTreeMap::new()) };
     parameters
@@ -345,6 +373,24 @@ mod tests {
         let inputs = config["input"].as_array().unwrap();
         let ids = inputs.iter().find(|input| input["name"] == "input_ids").unwrap();
         assert_eq!(ids["allow_ragged_batch"], true);
+    }
+
+    #[test]
+    fn instances_are_read_from_their_groups() {
+        let mut config = bare();
+        let mut instances = |groups: Value| {
+            config["instance_group"] = groups;
+            let read = Config::read(&mut config, true);
+            read.map(|(read, _)| read.instances).map_err(|error| error.to_string())
+        };
+        assert_eq!(instances(Value::Null), Ok(vec![]));
+        let groups = json!([{ "kind": "KIND_CPU", "count": 2, "gpus": [] },
+                            { "kind": "KIND_GPU", "count": 1, "gpus": [0, "3"] },
+                            { "kind": "KIND_MODEL", "count": 1 }, { "count": 1 }]);
+        use InstanceKind::{Cpu, Gpu, Model};
+        assert_eq!(instances(groups), Ok(vec![Cpu, Gpu(0), Gpu(3), Model, Model]));
+        let odd = instances(json!([{ "kind": "KIND_GPU", "gpus": ["first"] }])).unwrap_err();
+        assert!(odd.contains("gpus has \"first\""), "{odd}");
     }
 
     #[test]

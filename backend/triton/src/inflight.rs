@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rewind_engine::Event;
-use rewind_serving::{CpuEngine, Sink};
+use rewind_serving::{AnyEngine, Sink};
 
 use crate::answer::{Answer, Progress};
 use crate::decode::request_error;
@@ -65,7 +65,7 @@ impl Inflight {
     ///
     /// # Errors
     /// The operating system has no thread left.
-    pub(crate) fn start(service: Arc<Service>, engine: CpuEngine) -> Result<Self, Error> {
+    pub(crate) fn start(service: Arc<Service>, engine: AnyEngine) -> Result<Self, Error> {
         let (outbox, inbox) = unbounded();
         let sender = {
             let service = Arc::clone(&service);

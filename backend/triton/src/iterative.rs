@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rewind_engine::{Event, RequestId, Selection};
-use rewind_serving::{CpuEngine, Observer, RequestError};
+use rewind_serving::{AnyEngine, Observer, RequestError};
 
 use crate::answer::{Answer, Part, Progress, Terms};
 use crate::decode::request_error;
@@ -56,7 +56,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    engine: CpuEngine,
+    engine: AnyEngine,
     observer: StepObserver,
     sequences: HashMap<RequestKey, Sequence>,
     /// That of [`Shared`]; from then on there are no sequences.
@@ -133,7 +133,7 @@ impl Iterative {
     /// The operating system has no thread left.
     pub(crate) fn start(
         service: Arc<Service>,
-        engine: CpuEngine,
+        engine: AnyEngine,
         ready: Option<String>,
     ) -> Result<Self, Error> {
         let death = Arc::new(OnceLock::new());

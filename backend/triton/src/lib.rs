@@ -1,7 +1,8 @@
 //! `libtriton_rewind.so`: Rewind as a backend of Triton Inference Server.
 //!
 //! The server looks up the functions of `ffi::entry`, which end here, on the safe side. From there:
-//! [`config`] says what the model's configuration means, [`model`] loads it, a driver ([`inflight`] or
+//! [`config`] says what the model's configuration means, [`placement`] on which device it goes, [`model`]
+//! loads it, a driver ([`inflight`] or
 //! [`iterative`]) takes requests, [`decode`] reads them, [`answer`] follows their events, [`encode`]
 //! writes responses, [`exchange`] makes sure that each request is answered, counted and released once.
 
@@ -17,6 +18,7 @@ mod inflight;
 mod iterative;
 mod metrics;
 mod model;
+mod placement;
 
 use ffi::{BackendHandle, Error, InstanceHandle, ModelHandle, Request, Responder};
 use metrics::Families;
@@ -50,6 +52,7 @@ fn model_finalize(model: Model) {
 }
 
 fn instance_initialize(handle: &InstanceHandle, model: &Model) -> Result<Instance, Error> {
+    model.check(handle)?;
     Instance::new(handle, model.name(), model.driver())
 }
 

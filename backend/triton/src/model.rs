@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rewind_serving::{CpuEngine, Options};
+use rewind_serving::{AnyEngine, Device, Options, Processor};
 
 use crate::answer::{Answer, Terms};
 use crate::config::{Config, Scheduling};
@@ -11,17 +11,22 @@ use crate::decode::{Decoded, decode, request_error};
 use crate::encode::Encoder;
 use crate::exchange::Exchange;
 use crate::ffi::{
-    Code, Error, Holds, InstanceHandle, InstanceKind, ModelHandle, Request, Responder, now,
+    Code, Error, Holds, InstanceHandle, MemoryKind, ModelHandle, Request, Responder, now,
 };
 use crate::inflight::Inflight;
 use crate::iterative::Iterative;
 use crate::metrics::{Families, Metrics, Ticker};
+use crate::placement;
 
 /// A loaded model: one engine, however many instances point at it.
 #[derive(Debug)]
 pub(crate) struct Model {
     name: String,
     version: u64,
+    /// The parameter `device`.
+    device: Device,
+    /// Where the engine is.
+    processor: Processor,
     // In the order of shutdown: when the driver is gone, the ticker has nothing left to push. Shared
     // with the instances, which Triton finalizes before the model.
     driver: Arc<dyn Driver>,
@@ -77,37 +82,25 @@ impl Model {
         if changed {
             handle.set_config(&config)?;
         }
-        let options = Options::from_parameters(&handle.folder()?, &read.parameters)
+        let mut options = Options::from_parameters(&handle.folder()?, &read.parameters)
             .map_err(|error| Error::invalid(format!("config.pbtxt: {error}")))?;
+        let device = options.device;
+        options.device = placement::device(device, &read.instances)
+            .map_err(|error| error.context("config.pbtxt"))?;
         let (model, engine) = rewind_serving::Model::load(options)
             .map_err(|error| Error::new(Code::InvalidArg, error.to_string()))?;
-        let memory = model.memory();
-        handle.report_memory(memory.draft + memory.shadow - memory.shared + memory.kv)?;
-        Self::start(name, version, &read, model, engine, families)
+        report_memory(handle, &model)?;
+        let processor = model.processor();
+        let (driver, ticker) = start(&name, version, &read, model, engine, families)?;
+        Ok(Self { name, version, device, processor, driver, _ticker: ticker })
     }
 
-    fn start(
-        name: String,
-        version: u64,
-        config: &Config,
-        model: Arc<rewind_serving::Model>,
-        engine: CpuEngine,
-        families: &Families,
-    ) -> Result<Self, Error> {
-        let metrics = Arc::new(Metrics::new(families, &name, version, engine.load())?);
-        let service = Arc::new(Service {
-            model: Arc::clone(&model),
-            batched: config.batched,
-            metrics: Arc::clone(&metrics),
-        });
-        let driver: Arc<dyn Driver> = match &config.scheduling {
-            Scheduling::Inflight => Arc::new(Inflight::start(service, engine)?),
-            Scheduling::Iterative { ready } => {
-                Arc::new(Iterative::start(service, engine, ready.clone())?)
-            }
-        };
-        let ticker = Ticker::start(metrics, move || model.thermal())?;
-        Ok(Self { name, version, driver, _ticker: ticker })
+    /// Checks that an instance is where the engine is.
+    ///
+    /// # Errors
+    /// It was put elsewhere after the model was loaded.
+    pub(crate) fn check(&self, handle: &InstanceHandle) -> Result<(), Error> {
+        placement::check(self.device, handle.kind()?, self.processor)
     }
 
     /// Its name in the repository.
@@ -123,6 +116,43 @@ impl Model {
     /// What executes its requests.
     pub(crate) fn driver(&self) -> Arc<dyn Driver> {
         Arc::clone(&self.driver)
+    }
+}
+
+/// Starts what serves a model.
+fn start(
+    name: &str,
+    version: u64,
+    config: &Config,
+    model: Arc<rewind_serving::Model>,
+    engine: AnyEngine,
+    families: &Families,
+) -> Result<(Arc<dyn Driver>, Ticker), Error> {
+    let metrics = Arc::new(Metrics::new(families, name, version, engine.load())?);
+    let service = Arc::new(Service {
+        model: Arc::clone(&model),
+        batched: config.batched,
+        metrics: Arc::clone(&metrics),
+    });
+    let driver: Arc<dyn Driver> = match &config.scheduling {
+        Scheduling::Inflight => Arc::new(Inflight::start(service, engine)?),
+        Scheduling::Iterative { ready } => {
+            Arc::new(Iterative::start(service, engine, ready.clone())?)
+        }
+    };
+    let ticker = Ticker::start(metrics, move || model.thermal())?;
+    Ok((driver, ticker))
+}
+
+/// Tells Triton how much memory unloading the model would free, and where.
+fn report_memory(handle: &ModelHandle, model: &rewind_serving::Model) -> Result<(), Error> {
+    let memory = model.memory();
+    match model.processor() {
+        Processor::Cpu => handle.report_memory(&[(MemoryKind::Host, memory.host)]),
+        Processor::Cuda(gpu) => handle.report_memory(&[
+            (MemoryKind::Gpu(gpu), memory.gpu),
+            (MemoryKind::PinnedHost, memory.host),
+        ]),
     }
 }
 
@@ -160,22 +190,16 @@ impl Service {
 }
 
 impl Instance {
-    /// Checks that the instance may run where it was put.
+    /// An instance of the model of this name.
     ///
     /// # Errors
-    /// It was put on a GPU.
+    /// The server does not tell its name or kind.
     pub(crate) fn new(
         handle: &InstanceHandle,
         model: &str,
         driver: Arc<dyn Driver>,
     ) -> Result<Self, Error> {
         let (name, kind) = (handle.name()?, handle.kind()?);
-        if let InstanceKind::Gpu(_) = kind {
-            return Err(Error::new(
-                Code::Unsupported,
-                format!("instance {name} is {kind}: this build serves on the CPU, so use KIND_CPU"),
-            ));
-        }
         tracing::info!("TRITONBACKEND_ModelInstanceInitialize: {name} ({kind})");
         Ok(Self { model: model.to_owned(), driver, holds: handle.holds() })
     }

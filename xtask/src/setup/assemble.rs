@@ -20,7 +20,7 @@ use crate::process;
 use crate::project::Project;
 
 /// The library, by the name under which Triton looks for it.
-const LIBRARY: &str = "libtriton_rewind.so";
+pub(crate) const LIBRARY: &str = "libtriton_rewind.so";
 
 /// What a server needs to serve the demo model, in place.
 #[derive(Debug, Clone)]
@@ -80,7 +80,7 @@ pub(super) fn build(project: &Project, environment: &BuildEnvironment) -> Result
 
 /// Copies `from` to `to` if they differ. The copy appears under its name all at once: a server that has the old file
 /// mapped keeps the old file.
-fn place(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn place(from: &Path, to: &Path) -> Result<()> {
     let copy = || -> io::Result<()> {
         let source = fs::metadata(from)?;
         let modified = source.modified()?;
@@ -100,7 +100,7 @@ fn place(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Gives `file` a second name, by the cheapest means the file system has.
-fn link(file: &Path, name: &Path) -> Result<()> {
+pub(crate) fn link(file: &Path, name: &Path) -> Result<()> {
     super::make_parent(name)?;
     if same_file(file, name) {
         return Ok(());

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use zip::ZipArchive;
 
 use super::venv::Python;
@@ -16,7 +16,7 @@ use crate::process;
 use crate::progress::Activity;
 use crate::project::Project;
 
-/// Downloads the wheel pinned in `xtask/pins/NAME.txt` and unpacks the entries that `wanted` maps to a path below
+/// Downloads the wheels pinned in `xtask/pins/NAME.txt` and unpacks the entries that `wanted` maps to a path below
 /// `destination`, which is replaced as a whole.
 pub(super) fn unpack(
     project: &Project,
@@ -29,13 +29,15 @@ pub(super) fn unpack(
     let downloads = project.state("downloads").join(name);
     super::clear(&downloads)?;
     activity.says("downloading");
-    let wheel = download(project, python, name, &downloads)?;
+    let wheels = download(project, python, name, &downloads)?;
 
     activity.says("unpacking");
     let part = destination.with_added_extension("part");
     super::clear(&part)?;
-    extract(&wheel, &part, activity, wanted)
-        .with_context(|| format!("cannot unpack {}", wheel.display()))?;
+    for wheel in wheels {
+        extract(&wheel, &part, activity, &wanted)
+            .with_context(|| format!("cannot unpack {}", wheel.display()))?;
+    }
     super::clear(destination)?;
     super::make_parent(destination)?;
     fs::rename(&part, destination)
@@ -43,7 +45,12 @@ pub(super) fn unpack(
     super::clear(&downloads)
 }
 
-fn download(project: &Project, python: &Python, name: &str, downloads: &Path) -> Result<PathBuf> {
+fn download(
+    project: &Project,
+    python: &Python,
+    name: &str,
+    downloads: &Path,
+) -> Result<Vec<PathBuf>> {
     let mut pip = python.pip("download");
     pip.args(["--no-deps", "--only-binary", ":all:"]);
     pip.arg("--requirement").arg(project.path("xtask/pins").join(format!("{name}.txt")));
@@ -53,11 +60,13 @@ fn download(project: &Project, python: &Python, name: &str, downloads: &Path) ->
             "cannot download what xtask/pins/{name}.txt pins (is there a wheel for this machine?)"
         )
     })?;
-    fs::read_dir(downloads)
+    let wheels: Vec<PathBuf> = fs::read_dir(downloads)
         .with_context(|| format!("cannot list {}", downloads.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| anyhow!("pip left no wheel in {}", downloads.display()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .collect();
+    ensure!(!wheels.is_empty(), "pip left no wheel in {}", downloads.display());
+    Ok(wheels)
 }
 
 fn extract(

@@ -77,12 +77,13 @@ extern "C" fn TRITONBACKEND_GetBackendAttribute(
 ) -> *mut sys::TRITONSERVER_Error {
     barrier("TRITONBACKEND_GetBackendAttribute", || {
         // One engine serves a model however many instances point at it, so loading is parallel-safe
-        // and one CPU instance is what an owner who names none should get.
+        // and one instance is what an owner who names none should get. Its kind leaves the device to
+        // the model's parameter.
         // SAFETY: Triton passes a live attribute object; no device ids are given.
         unsafe {
             Error::check(sys::TRITONBACKEND_BackendAttributeAddPreferredInstanceGroup(
                 attributes,
-                sys::TRITONSERVER_INSTANCEGROUPKIND_CPU,
+                sys::TRITONSERVER_INSTANCEGROUPKIND_MODEL,
                 1,
                 ptr::null(),
                 0,

@@ -34,7 +34,7 @@ pub(crate) use error::{Code, Error};
 pub(crate) use instance::{Hold, Holds, InstanceHandle, InstanceKind, Span, now};
 pub(crate) use log::install as install_log;
 pub(crate) use metrics::{Family, Metric, MetricKind};
-pub(crate) use model::ModelHandle;
+pub(crate) use model::{MemoryKind, ModelHandle};
 pub(crate) use request::{DataType, Input, ParameterValue, Request, RequestKey};
 pub(crate) use response::{Cancellation, ParameterOut, Responder, Response, ResponseTimes};
 

@@ -12,6 +12,17 @@ use super::{BackendHandle, copy_text, sys};
 /// Version of the model configuration format that is read and written.
 const CONFIG_VERSION: u32 = 1;
 
+/// Where memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryKind {
+    /// Plain host memory.
+    Host,
+    /// Page-locked host memory.
+    PinnedHost,
+    /// The memory of this GPU.
+    Gpu(u32),
+}
+
 /// A model, for the length of one entry point.
 #[derive(Debug)]
 pub(crate) struct ModelHandle {
@@ -138,26 +149,20 @@ impl ModelHandle {
         }
     }
 
-    /// Reports how many bytes of host memory unloading the model would free.
-    pub(crate) fn report_memory(&self, bytes: u64) -> Result<()> {
-        let mut raw = ptr::null_mut();
-        // SAFETY: the attributes become ours.
-        let mut usage = unsafe {
-            Error::check(sys::TRITONSERVER_BufferAttributesNew(&raw mut raw))?;
-            BufferAttributes(raw)
-        };
-        // SAFETY: live attributes and a live model; Triton copies one entry.
+    /// Reports how many bytes of each kind of memory unloading the model would free.
+    pub(crate) fn report_memory(&self, amounts: &[(MemoryKind, u64)]) -> Result<()> {
+        let usage: Vec<BufferAttributes> = amounts
+            .iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|&(kind, bytes)| BufferAttributes::new(kind, bytes))
+            .collect::<Result<_>>()?;
+        let mut raw: Vec<_> = usage.iter().map(|attributes| attributes.0).collect();
+        // SAFETY: a live model and live attributes, as many as are told; Triton copies them.
         unsafe {
-            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryType(
-                usage.0,
-                sys::TRITONSERVER_MEMORY_CPU,
-            ))?;
-            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryTypeId(usage.0, 0))?;
-            Error::check(sys::TRITONSERVER_BufferAttributesSetByteSize(usage.0, bytes as usize))?;
             Error::check(sys::TRITONBACKEND_ModelReportMemoryUsage(
                 self.raw.as_ptr(),
-                &raw mut usage.0,
-                1,
+                raw.as_mut_ptr(),
+                raw.len() as u32,
             ))
         }
     }
@@ -199,6 +204,26 @@ impl Drop for Message {
 
 /// Owned buffer attributes.
 struct BufferAttributes(*mut sys::TRITONSERVER_BufferAttributes);
+
+impl BufferAttributes {
+    fn new(kind: MemoryKind, bytes: u64) -> Result<Self> {
+        let (kind, id) = match kind {
+            MemoryKind::Host => (sys::TRITONSERVER_MEMORY_CPU, 0),
+            MemoryKind::PinnedHost => (sys::TRITONSERVER_MEMORY_CPU_PINNED, 0),
+            MemoryKind::Gpu(id) => (sys::TRITONSERVER_MEMORY_GPU, i64::from(id)),
+        };
+        let mut raw = ptr::null_mut();
+        // SAFETY: the attributes become ours, and are alive.
+        unsafe {
+            Error::check(sys::TRITONSERVER_BufferAttributesNew(&raw mut raw))?;
+            let attributes = Self(raw);
+            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryType(raw, kind))?;
+            Error::check(sys::TRITONSERVER_BufferAttributesSetMemoryTypeId(raw, id))?;
+            Error::check(sys::TRITONSERVER_BufferAttributesSetByteSize(raw, bytes as usize))?;
+            Ok(attributes)
+        }
+    }
+}
 
 impl Drop for BufferAttributes {
     fn drop(&mut self) {

@@ -1,31 +1,34 @@
-//! Is a pass one that this executor can run?
+//! Is a pass one that an executor can run?
 //!
 //! Everything is checked before anything is done, so that what follows may index without doubt and a
 //! defect of the engine is one message, not half a pass.
 
-use rewind_engine::{ExecutorError, Input, Limits, Pass, Row, Slot, Weights};
 use rewind_monitor::Detector;
 
-use crate::model::CpuModel;
+use crate::executor::{ExecutorError, Input, Limits, Pass, Row, Slot, Weights};
 
 /// Most log-probabilities that a row may ask for.
 const MAX_LOGPROBS: u8 = 20;
 
-/// Checks a pass. What depends on earlier passes (the last token of a slot) is checked when it runs.
-pub(crate) fn validate(
+/// Checks a pass for an executor of these limits that has the weights for which `has` is true. What
+/// depends on earlier passes (the last token of a slot) is for the executor to check when it runs.
+///
+/// # Errors
+/// [`ExecutorError::InvalidPass`], naming the row and the rule.
+pub fn validate(
     pass: &Pass,
-    model: &CpuModel,
     limits: &Limits,
+    has: impl Fn(Weights) -> bool,
 ) -> Result<(), ExecutorError> {
-    check(pass, model, limits).map_err(ExecutorError::InvalidPass)
+    check(pass, limits, has).map_err(ExecutorError::InvalidPass)
 }
 
-fn check(pass: &Pass, model: &CpuModel, limits: &Limits) -> Result<(), String> {
-    let (wanted, present) = match pass.weights {
-        Weights::Draft => ("draft", model.draft.is_some()),
-        Weights::Full => ("shadow", model.shadow.is_some()),
-    };
-    if !present {
+fn check(pass: &Pass, limits: &Limits, has: impl Fn(Weights) -> bool) -> Result<(), String> {
+    if !has(pass.weights) {
+        let wanted = match pass.weights {
+            Weights::Draft => "draft",
+            Weights::Full => "shadow",
+        };
         return Err(format!("this model has no {wanted} weights"));
     }
     if pass.layers != (0..limits.layers) {

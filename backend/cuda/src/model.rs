@@ -1,0 +1,540 @@
+//! A model's weights on a device.
+//!
+//! Tensors arrive one at a time from any source, are packed by all threads, uploaded and dropped, so
+//! loading needs little more host memory than the largest matrix. What draft and shadow have in
+//! common (norms, and matrices of the same format) exists once. Layers of a shadow that does not fit
+//! beside the draft stay on the host, each as one run of bytes, and are copied in while the layer
+//! before them computes.
+
+use std::error::Error;
+
+use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorName};
+use rewind_formats::Format;
+use rewind_kernels::arguments::{
+    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_INT8, FORMAT_INT8_GROUP, Matrix,
+};
+use rewind_kernels::packing::Order;
+use rewind_kernels::{Device, DeviceError, Fill, HostMemory, Memory};
+
+use crate::driver::Driver;
+use crate::error::CudaError;
+use crate::pack::{Named, Storage, Tiles, check_finite, exact_storage, pack};
+use crate::plan::{Placement, WeightMemory, head_format};
+
+/// What to load, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Format of the draft's linear layers; `None` for no draft. The embedding and the LM head of an
+    /// integer draft are `int8-g32`.
+    pub draft: Option<Format>,
+    /// Whether to keep the shadow, in the checkpoint's own precision.
+    pub shadow: bool,
+    /// Threads that pack; at least one is used.
+    pub threads: usize,
+    /// Where the shadow lives.
+    pub placement: Placement,
+}
+
+/// How far loading is, in weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Weights packed so far.
+    pub done: u64,
+    /// Weights in all.
+    pub total: u64,
+}
+
+/// A model on a device.
+#[derive(Debug)]
+pub struct CudaModel<D: Device = Driver> {
+    pub(crate) device: D,
+    pub(crate) spec: ModelSpec,
+    pub(crate) draft: Option<Weights>,
+    pub(crate) shadow: Option<Weights>,
+    memory: WeightMemory,
+    /// Device memory that the weights took.
+    taken: u64,
+}
+
+/// One copy of the weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    /// Formats of linear layers and of embedding and head, for people.
+    pub(crate) formats: String,
+    /// Whether products take f16 activations (integer formats), else f32.
+    pub(crate) half: bool,
+    /// The same for the LM head.
+    pub(crate) half_head: bool,
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Layers,
+    pub(crate) final_norm: Address,
+    pub(crate) head: Matrix,
+}
+
+/// The layers of a copy of the weights.
+#[derive(Clone, Debug)]
+pub(crate) enum Layers {
+    /// On the device.
+    Device(Vec<Layer>),
+    /// On the host, but for the vectors.
+    Host {
+        layers: Vec<HostLayer>,
+        /// Two places on the device that layers are copied to by turns.
+        staging: [Address; 2],
+    },
+}
+
+/// A layer of which the matrices are on the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostLayer {
+    /// Addresses of matrices relative to the start of `memory`.
+    pub(crate) layer: Layer,
+    pub(crate) memory: HostMemory,
+}
+
+/// Weights of one decoder block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layer {
+    pub(crate) vectors: Vectors,
+    /// Query, key and value projections, one above the other.
+    pub(crate) qkv: Matrix,
+    pub(crate) output: Matrix,
+    /// Tiles of gate and up projection by turns.
+    pub(crate) gate_up: Matrix,
+    pub(crate) down: Matrix,
+}
+
+/// Norms and biases of a decoder block, in `f32`, the same for draft and shadow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    pub(crate) attention_norm: Address,
+    pub(crate) feed_forward_norm: Address,
+    /// Biases of query, key and value, one after the other; null if there are none.
+    pub(crate) qkv_bias: Address,
+    /// Norms of query and key heads; null if there are none.
+    pub(crate) query_norm: Address,
+    pub(crate) key_norm: Address,
+}
+
+impl HostLayer {
+    /// The layer with its matrices at `base`.
+    pub(crate) fn at(&self, base: Address) -> Layer {
+        let at = |matrix: Matrix| {
+            let moved = |address: Address| Address(address.0 + base.0);
+            // Codes come first, so only a matrix without scales has them at 0.
+            let scales =
+                if matrix.scales == Address::NULL { Address::NULL } else { moved(matrix.scales) };
+            Matrix { codes: moved(matrix.codes), scales, ..matrix }
+        };
+        let Layer { vectors, qkv, output, gate_up, down } = self.layer;
+        Layer { vectors, qkv: at(qkv), output: at(output), gate_up: at(gate_up), down: at(down) }
+    }
+}
+
+impl<D: Device> CudaModel<D> {
+    /// A model without weights yet.
+    ///
+    /// # Errors
+    /// Sizes that the kernels cannot do.
+    pub fn new(device: D, spec: &ModelSpec) -> Result<Self, CudaError> {
+        check(spec)?;
+        let (draft, shadow) = (None, None);
+        let memory = WeightMemory::default();
+        Ok(Self { device, spec: spec.clone(), draft, shadow, memory, taken: 0 })
+    }
+
+    /// Loads weights. May be called twice, for a draft and a shadow of different checkpoints, which
+    /// then share nothing.
+    ///
+    /// `source` gives each tensor of the model when asked for it, with the shape that
+    /// [`ModelSpec::shape`] says. `progress` is called after each.
+    ///
+    /// # Errors
+    /// Nothing to load; the source fails or gives another shape; a weight is not finite or does not
+    /// fit the draft format; the memory cannot be had.
+    pub fn load<E: Into<Box<dyn Error + Send + Sync>>>(
+        &mut self,
+        source: impl Fn(TensorName) -> Result<Tensor, E>,
+        options: LoadOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), CudaError> {
+        if options.draft.is_none() && !options.shadow {
+            return Err(CudaError::NoWeights);
+        }
+        let spec = self.spec.clone();
+        let mut done = 0;
+        let mut get = |tensor: TensorName| {
+            let found = source(tensor)
+                .map_err(|source| CudaError::Source { tensor, source: source.into() })?;
+            let expected = spec.shape(tensor).unwrap_or_default();
+            let elements = found.data.len();
+            if found.shape != expected || elements != expected.iter().product::<usize>() {
+                return Err(CudaError::Shape { tensor, found: found.shape, elements, expected });
+            }
+            done += elements as u64;
+            progress(Progress { done, total: spec.parameters() });
+            let cols = expected.last().copied().unwrap_or(1);
+            Ok(Named { name: tensor, cols, data: found.data })
+        };
+        let mut loader = Loader { model: self, options };
+
+        let ends = options.draft.map(head_format);
+        let embedding = loader.matrix(&[get(TensorName::Embedding)?], ends)?;
+        let (mut draft_layers, mut shadow_layers) =
+            (Vec::new(), ShadowLayers::new(options.placement));
+        for number in 0..spec.layers {
+            use LayerTensor as T;
+            let name = |tensor| TensorName::Layer(number, tensor);
+            let mut vectors = |tensors: &[T]| {
+                let all = tensors.iter().map(|&tensor| get(name(tensor)));
+                loader.vector(&all.collect::<Result<Vec<_>, _>>()?)
+            };
+            let none = Ok(Address::NULL);
+            let vectors = Vectors {
+                attention_norm: vectors(&[T::AttentionNorm])?,
+                feed_forward_norm: vectors(&[T::FeedForwardNorm])?,
+                qkv_bias: match spec.qkv_bias {
+                    true => vectors(&[T::QueryBias, T::KeyBias, T::ValueBias])?,
+                    false => Address::NULL,
+                },
+                query_norm: if spec.qk_norm { vectors(&[T::QueryNorm]) } else { none }?,
+                key_norm: if spec.qk_norm { vectors(&[T::KeyNorm])? } else { Address::NULL },
+            };
+            let mut draft = Vec::new();
+            for &(tensors, order) in PRODUCTS {
+                let tensors = tensors.iter().map(|&tensor| get(name(tensor)));
+                let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+                let pair = loader.layer_matrix(&tensors, order, &mut shadow_layers)?;
+                draft.extend(pair);
+            }
+            let layer = |matrices: &[Matrix]| {
+                let &[qkv, output, gate_up, down] = matrices else { return None };
+                Some(Layer { vectors, qkv, output, gate_up, down })
+            };
+            draft_layers.extend(layer(&draft));
+            shadow_layers.end_layer(loader.model, layer)?;
+        }
+        let final_norm = loader.vector(&[get(TensorName::FinalNorm)?])?;
+        let head = match spec.tied_head {
+            true => embedding,
+            false => loader.matrix(&[get(TensorName::Head)?], ends)?,
+        };
+
+        let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers| {
+            Some(Weights::new(embedding?, head?, layers, final_norm))
+        };
+        if options.draft.is_some() {
+            let layers = Layers::Device(draft_layers);
+            self.draft = weights(embedding.draft, head.draft, layers);
+        }
+        if options.shadow {
+            let layers = shadow_layers.finish(self)?;
+            self.shadow = weights(embedding.shadow, head.shadow, layers);
+        }
+        Ok(())
+    }
+
+    /// Sizes and constants of the model.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Memory of the weights.
+    pub fn memory(&self) -> WeightMemory {
+        self.memory
+    }
+
+    /// Device memory that is left after the weights, bytes.
+    pub fn free_memory(&self) -> u64 {
+        self.device.description().free_memory.saturating_sub(self.taken)
+    }
+
+    /// Takes device memory for `what`.
+    pub(crate) fn take(
+        &mut self,
+        what: &'static str,
+        bytes: usize,
+        fill: Fill,
+    ) -> Result<Memory, CudaError> {
+        match self.device.allocate(bytes, fill) {
+            Ok(memory) => {
+                self.taken += bytes as u64;
+                Ok(memory)
+            }
+            Err(DeviceError::OutOfMemory { wanted, place: "device" }) => Err(CudaError::Memory {
+                what,
+                wanted: wanted as u64,
+                free: self.free_memory(),
+                hint: HINT,
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<Address, CudaError> {
+        if bytes.is_empty() {
+            return Ok(Address::NULL);
+        }
+        let memory = self.take("weights", bytes.len(), Fill::Nothing)?;
+        self.device.upload(bytes, memory.address)?;
+        Ok(memory.address)
+    }
+
+    fn put_tiles(&mut self, tiles: &Tiles) -> Result<Matrix, CudaError> {
+        let (codes, scales) = (self.put(&tiles.codes)?, self.put(&tiles.scales)?);
+        Ok(tiles.matrix(codes, scales))
+    }
+}
+
+const HINT: &str =
+    "; a smaller kv_memory, or the shadow kept on the host (shadow_placement), may make it fit";
+
+/// The products of a layer: which tensors are joined, and how.
+const PRODUCTS: &[(&[LayerTensor], Order)] = &[
+    (&[LayerTensor::Query, LayerTensor::Key, LayerTensor::Value], Order::Stacked),
+    (&[LayerTensor::Output], Order::Stacked),
+    (&[LayerTensor::Gate, LayerTensor::Up], Order::Interleaved),
+    (&[LayerTensor::Down], Order::Stacked),
+];
+
+/// The name of a matrix's format, as in configuration files.
+fn format_name(matrix: &Matrix) -> String {
+    match matrix.format {
+        FORMAT_F32 => "f32".to_owned(),
+        FORMAT_F16 => Format::F16.to_string(),
+        FORMAT_BF16 => Format::Bf16.to_string(),
+        FORMAT_INT8 => Format::Int8.to_string(),
+        FORMAT_INT8_GROUP => format!("int8-g{}", matrix.group),
+        _ => format!("int4-g{}", matrix.group),
+    }
+}
+
+/// Whether products with this matrix take f16 activations.
+fn takes_half(matrix: &Matrix) -> bool {
+    !matches!(matrix.format, FORMAT_F32 | FORMAT_F16 | FORMAT_BF16)
+}
+
+impl Weights {
+    fn new(embedding: Matrix, head: Matrix, layers: Layers, final_norm: Address) -> Self {
+        let first = match &layers {
+            Layers::Device(layers) => layers.first().map(|layer| layer.down),
+            Layers::Host { layers, .. } => layers.first().map(|layer| layer.layer.down),
+        };
+        let linear = first.unwrap_or(head);
+        let (name, ends) = (format_name(&linear), format_name(&head));
+        let formats =
+            if name == ends { name } else { format!("{name} (embedding and head {ends})") };
+        let (half, half_head) = (takes_half(&linear), takes_half(&head));
+        Self { formats, half, half_head, embedding, layers, final_norm, head }
+    }
+}
+
+/// Checks what kernels and executor rely on.
+fn check(spec: &ModelSpec) -> Result<(), CudaError> {
+    let sizes = [
+        ("vocabulary", spec.vocab_size),
+        ("hidden size", spec.hidden_size),
+        ("feed-forward size", spec.intermediate_size),
+        ("layers", spec.layers),
+        ("heads", spec.heads),
+        ("key-value heads", spec.kv_heads),
+        ("head size", spec.head_dim),
+    ];
+    for (what, size) in sizes {
+        if size == 0 || size > 1 << 24 {
+            return Err(CudaError::Spec(format!("{what} is {size}, not in 1..={}", 1 << 24)));
+        }
+    }
+    if spec.layers > usize::from(u16::MAX) {
+        let most = u16::MAX;
+        return Err(CudaError::Spec(format!("{} layers, at most {most} can be", spec.layers)));
+    }
+    if !spec.heads.is_multiple_of(spec.kv_heads) {
+        return Err(CudaError::Spec(format!(
+            "{} heads are not a multiple of {} key-value heads",
+            spec.heads, spec.kv_heads
+        )));
+    }
+    if !spec.head_dim.is_multiple_of(2) || spec.head_dim > MAX_HEAD_DIM {
+        let dim = spec.head_dim;
+        return Err(CudaError::Spec(format!("the head size {dim} is odd or above {MAX_HEAD_DIM}")));
+    }
+    if spec.rope.frequencies(spec.head_dim).len() != spec.head_dim / 2 {
+        let expected = spec.head_dim / 2;
+        return Err(CudaError::Spec(format!(
+            "rotary divisors must be {expected}, one for each pair"
+        )));
+    }
+    Ok(())
+}
+
+/// Largest head that the attention kernels hold in shared memory.
+const MAX_HEAD_DIM: usize = 256;
+
+/// The draft's and the shadow's form of a matrix; the same one if the formats are.
+#[derive(Clone, Copy, Default)]
+struct Pair {
+    draft: Option<Matrix>,
+    shadow: Option<Matrix>,
+}
+
+/// The shadow's layers while they are loaded.
+enum ShadowLayers {
+    Device { layers: Vec<Layer>, current: Vec<Matrix> },
+    Host { layers: Vec<HostLayer>, current: Vec<Matrix>, bytes: Vec<u8>, longest: usize },
+}
+
+impl ShadowLayers {
+    fn new(placement: Placement) -> Self {
+        let current = Vec::new();
+        match placement {
+            Placement::Device => Self::Device { layers: Vec::new(), current },
+            Placement::Host => {
+                Self::Host { layers: Vec::new(), current, bytes: Vec::new(), longest: 0 }
+            }
+        }
+    }
+
+    fn end_layer<D: Device>(
+        &mut self,
+        model: &mut CudaModel<D>,
+        layer: impl Fn(&[Matrix]) -> Option<Layer>,
+    ) -> Result<(), CudaError> {
+        match self {
+            Self::Device { layers, current } => {
+                layers.extend(layer(current));
+                current.clear();
+            }
+            Self::Host { layers, current, bytes, longest } => {
+                if let Some(layer) = layer(current) {
+                    let memory = model.device.keep_on_host(bytes)?;
+                    layers.push(HostLayer { layer, memory });
+                    *longest = bytes.len().max(*longest);
+                }
+                current.clear();
+                bytes.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish<D: Device>(self, model: &mut CudaModel<D>) -> Result<Layers, CudaError> {
+        match self {
+            Self::Device { layers, .. } => Ok(Layers::Device(layers)),
+            Self::Host { layers, longest, .. } => {
+                let mut place = || model.take("staging buffers", longest, Fill::Nothing);
+                let staging = [place()?.address, place()?.address];
+                Ok(Layers::Host { layers, staging })
+            }
+        }
+    }
+}
+
+struct Loader<'a, D: Device> {
+    model: &'a mut CudaModel<D>,
+    options: LoadOptions,
+}
+
+impl<D: Device> Loader<'_, D> {
+    /// Puts vectors on the device, one after the other.
+    fn vector(&mut self, tensors: &[Named]) -> Result<Address, CudaError> {
+        let mut values = Vec::new();
+        for tensor in tensors {
+            let part = tensor.data.to_f32();
+            check_finite(tensor, 0, &part)?;
+            values.extend(part);
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
+        self.count(bytes.len(), true, true);
+        self.model.put(bytes)
+    }
+
+    /// Adds a part's bytes to the copies that have it.
+    fn count(&mut self, bytes: usize, draft: bool, shadow: bool) {
+        let (draft, shadow) =
+            (draft && self.options.draft.is_some(), shadow && self.options.shadow);
+        let memory = &mut self.model.memory;
+        memory.draft += if draft { bytes } else { 0 };
+        memory.shadow += if shadow { bytes } else { 0 };
+        memory.shared += if draft && shadow { bytes } else { 0 };
+    }
+
+    fn pack(&self, tensors: &[Named], storage: Storage, order: Order) -> Result<Tiles, CudaError> {
+        pack(tensors, storage, order, self.options.threads)
+    }
+
+    /// Loads a matrix of both copies to the device.
+    fn matrix(&mut self, tensors: &[Named], draft: Option<Format>) -> Result<Pair, CudaError> {
+        let exact = exact_storage(tensors);
+        let same = draft.is_some_and(|format| exact == Storage::Format(format));
+        let mut pair = Pair::default();
+        if self.options.shadow || same {
+            let tiles = self.pack(tensors, exact, Order::Stacked)?;
+            self.count(tiles.bytes(), same, true);
+            pair.shadow = Some(self.model.put_tiles(&tiles)?);
+        }
+        if let Some(format) = draft {
+            if same {
+                pair.draft = pair.shadow;
+            } else {
+                let tiles = self.pack(tensors, Storage::Format(format), Order::Stacked)?;
+                self.count(tiles.bytes(), true, false);
+                pair.draft = Some(self.model.put_tiles(&tiles)?);
+            }
+        }
+        Ok(pair)
+    }
+
+    /// Loads a matrix of a layer; the draft's is returned, the shadow's goes where its layers go.
+    fn layer_matrix(
+        &mut self,
+        tensors: &[Named],
+        order: Order,
+        shadow: &mut ShadowLayers,
+    ) -> Result<Option<Matrix>, CudaError> {
+        let exact = exact_storage(tensors);
+        let on_device = matches!(shadow, ShadowLayers::Device { .. });
+        let same =
+            on_device && self.options.draft.is_some_and(|format| exact == Storage::Format(format));
+        let mut draft = None;
+        if self.options.shadow || same {
+            let tiles = self.pack(tensors, exact, order)?;
+            self.count(tiles.bytes(), same, true);
+            match shadow {
+                ShadowLayers::Device { current, .. } => {
+                    let matrix = self.model.put_tiles(&tiles)?;
+                    current.push(matrix);
+                    draft = same.then_some(matrix);
+                }
+                ShadowLayers::Host { current, bytes, .. } => {
+                    let mut append = |part: &[u8]| {
+                        let start = bytes.len().next_multiple_of(HOST_ALIGNMENT);
+                        bytes.resize(start, 0);
+                        bytes.extend_from_slice(part);
+                        Address(start as u64)
+                    };
+                    let codes = append(&tiles.codes);
+                    let scales = match tiles.scales.is_empty() {
+                        true => Address::NULL,
+                        false => append(&tiles.scales),
+                    };
+                    current.push(tiles.matrix(codes, scales));
+                }
+            }
+        }
+        if let Some(format) = self.options.draft.filter(|_| draft.is_none()) {
+            let tiles = self.pack(tensors, Storage::Format(format), order)?;
+            self.count(tiles.bytes(), true, false);
+            draft = Some(self.model.put_tiles(&tiles)?);
+        }
+        Ok(draft)
+    }
+}
+
+/// Matrices in a run of host bytes start at multiples of this, as device memory does.
+const HOST_ALIGNMENT: usize = 256;

@@ -1,0 +1,132 @@
+//! The suite of every executor, over the kernels on the emulator.
+//!
+//! `cargo test -p rewind-cuda --test emulated -- order` runs the cases whose names hold "order".
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use half::f16;
+use libtest_mimic::{Arguments, Trial};
+use rewind_cpu::{CpuExecutor, CpuModel, Isa};
+use rewind_cuda::{Config, CudaExecutor, CudaModel, LoadOptions, Placement};
+use rewind_executor_suite::{Machine, Scale, Sizes, TinyModel, agreement, cases};
+use rewind_formats::{Format, Group};
+use rewind_kernels::arguments::PAGE_TOKENS;
+use rewind_kernels_emulator::{Emulator, Order, Settings};
+
+fn main() {
+    let trial = |name: &'static str, run: fn() -> Result<()>| {
+        Trial::test(name, move || run().map_err(|error| format!("{error:#}").into()))
+    };
+    let mut trials: Vec<_> = cases::<Emulated>()
+        .into_iter()
+        .map(|case| {
+            Trial::test(case.name, move || {
+                (case.run)(&Emulated::default()).map_err(|error| format!("{error:#}").into())
+            })
+        })
+        .collect();
+    trials.push(trial("agreement: with the CPU", || agreement::machines(&Cpu, &Emulated::default())));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// What of an executor's set-up must change no bit.
+struct Emulated {
+    settings: Settings,
+    placement: Placement,
+}
+
+impl Default for Emulated {
+    fn default() -> Self {
+        let checks = std::env::var("CHECKS").is_ok();
+        let settings = Settings { checks, ..Settings::default() };
+        Self { settings, placement: Placement::Device }
+    }
+}
+
+impl Machine for Emulated {
+    type Executor = CudaExecutor<Emulator>;
+
+    fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<Self::Executor> {
+        let options = LoadOptions {
+            draft: model.draft,
+            shadow: model.shadow,
+            threads: 1,
+            placement: self.placement,
+        };
+        let mut loaded = CudaModel::new(Emulator::new(self.settings)?, &model.spec)?;
+        loaded.load(model.source(), options, |_| ())?;
+        let Sizes { slots, rows, positions } = sizes;
+        let pages = sizes.pages(PAGE_TOKENS as usize);
+        Ok(CudaExecutor::new(loaded, Config { slots, rows, pages, positions })?)
+    }
+
+    fn siblings(&self) -> Vec<(String, Self)> {
+        let ordered = |order| Self {
+            settings: Settings { order, ..self.settings },
+            ..Self::default()
+        };
+        vec![
+            ("threads in descending order".into(), ordered(Order::Descending)),
+            ("threads in random order".into(), ordered(Order::Shuffled)),
+            ("shadow on the host".into(), Self { placement: Placement::Host, ..Self::default() }),
+        ]
+    }
+
+    fn scale(&self) -> Scale {
+        Scale::EMULATED
+    }
+
+    fn cached(&self, x: f64) -> f64 {
+        f16::from_f64(x).to_f64()
+    }
+
+    fn shadow_error(&self) -> f64 {
+        2e-4
+    }
+
+    fn draft_error(&self, format: Format) -> f64 {
+        match format {
+            Format::F16 => 0.002,
+            Format::Bf16 => 0.02,
+            Format::Int8 | Format::Int8Group(_) => 0.04,
+            Format::Int4Group(Group::G32 | Group::G64) => 0.4,
+            Format::Int4Group(Group::G128) => 0.5,
+        }
+    }
+}
+
+/// The other executor, to agree with.
+struct Cpu;
+
+impl Machine for Cpu {
+    type Executor = CpuExecutor;
+
+    fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
+        let options =
+            rewind_cpu::LoadOptions { draft: model.draft, shadow: model.shadow, threads: 1 };
+        let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
+        let Sizes { slots, rows, positions } = sizes;
+        let (threads, page_tokens, isa) = (1, 16, Isa::detect());
+        let pages = sizes.pages(page_tokens);
+        let config =
+            rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions, isa };
+        Ok(CpuExecutor::new(Arc::new(loaded), config)?)
+    }
+
+    fn siblings(&self) -> Vec<(String, Self)> {
+        Vec::new()
+    }
+
+    fn scale(&self) -> Scale {
+        Scale::FULL
+    }
+
+    fn shadow_error(&self) -> f64 {
+        f64::INFINITY
+    }
+
+    fn draft_error(&self, _: Format) -> f64 {
+        f64::INFINITY
+    }
+}

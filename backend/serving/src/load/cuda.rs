@@ -1,0 +1,114 @@
+//! Loading for an NVIDIA GPU.
+//!
+//! What will be needed is known from the shapes, so a model that does not fit is refused before a
+//! weight is read, with what would fit; the executor itself can only say how far it came.
+
+use rewind_checkpoint::{Checkpoint, ModelSpec};
+use rewind_cuda::{Config, CudaError, CudaExecutor, CudaModel, Driver, LoadOptions};
+use rewind_engine::Executor;
+use rewind_kernels::Device;
+
+use super::{Loaded, Source};
+use crate::device::{Processor, ShadowPlacement};
+use crate::executor::AnyExecutor;
+use crate::gpu_plan::gpu_plan;
+use crate::load_error::{GpuMemory, LoadError};
+use crate::model::Memory;
+use crate::sizing::{self, Room, Sizes};
+
+/// Bytes of a KV page.
+pub(super) fn page(spec: &ModelSpec) -> u64 {
+    CudaExecutor::<Driver>::page_bytes(spec) as u64
+}
+
+/// Reads, packs, uploads, and makes the executor.
+pub(super) fn load(
+    source: &Source<'_>,
+    ordinal: u32,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Loaded, LoadError> {
+    let processor = Processor::Cuda(ordinal);
+    let failed = |source| LoadError::Cuda { processor, source };
+    let (spec, options) = (source.model.spec(), source.options);
+    let driver =
+        Driver::open(ordinal as usize).map_err(|source| LoadError::Device { processor, source })?;
+    let free = driver.description().free_memory;
+    check_memory(source, processor, free)?;
+
+    let mut model = CudaModel::new(driver, spec).map_err(failed)?;
+    pack(&mut model, source, progress).map_err(failed)?;
+    let sizes = Sizes::of(spec, options, sizing::GPU_PROMPT_ROWS)?;
+    let left = model.free_memory();
+    let limits = sizes.limits(spec, options, page(spec), Room::Gpu(left))?;
+    let config = Config {
+        slots: limits.slots as usize,
+        rows: limits.rows as usize,
+        pages: limits.pages as usize,
+        positions: limits.positions as usize,
+    };
+    let executor = CudaExecutor::new(model, config).map_err(failed)?;
+    let memory = executor.memory();
+    let weights = memory.weights;
+    let on_gpu = free.saturating_sub(left);
+    let both = (weights.draft + weights.shadow - weights.shared) as u64;
+    Ok(Loaded {
+        limits: executor.limits().clone(),
+        kernels: executor.kernels(),
+        memory: Memory {
+            draft: weights.draft as u64,
+            shadow: weights.shadow as u64,
+            shared: weights.shared as u64,
+            kv: memory.kv as u64,
+            host: both.saturating_sub(on_gpu),
+            gpu: on_gpu + (memory.kv + memory.buffers) as u64,
+        },
+        executor: AnyExecutor::Cuda(Box::new(executor)),
+    })
+}
+
+/// Refuses weights that the GPU cannot hold, `free` being what it has.
+fn check_memory(source: &Source<'_>, processor: Processor, free: u64) -> Result<(), LoadError> {
+    let options = source.options;
+    let plan = |placement| gpu_plan(source.model, source.shadow, options.draft, placement);
+    let wanted = plan(options.shadow_placement);
+    if wanted.device <= free {
+        return Ok(());
+    }
+    let on_host = match options.shadow_placement {
+        ShadowPlacement::Gpu => Some(plan(ShadowPlacement::Host)),
+        ShadowPlacement::Host => None,
+    };
+    Err(GpuMemory {
+        processor,
+        free,
+        draft: wanted.draft,
+        shadow: wanted.shadow,
+        needed: wanted.device,
+        on_host: on_host.map(|plan| (plan.device, plan.streamed)),
+    }
+    .into())
+}
+
+/// Puts both copies of the weights where they belong.
+fn pack(
+    model: &mut CudaModel<Driver>,
+    source: &Source<'_>,
+    progress: &mut dyn FnMut(f32),
+) -> Result<(), CudaError> {
+    let both = LoadOptions {
+        draft: Some(source.options.draft),
+        shadow: true,
+        threads: source.threads(),
+        placement: source.options.shadow_placement.into(),
+    };
+    let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
+        model.load(
+            |tensor| from.tensor(tensor),
+            what,
+            |p| progress(done + part * p.done as f32 / p.total.max(1) as f32),
+        )
+    };
+    let Some(shadow) = source.shadow else { return load(source.model, both, 0.0, 1.0) };
+    load(source.model, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
+    load(shadow, LoadOptions { draft: None, ..both }, 0.5, 0.5)
+}
