@@ -155,7 +155,7 @@ struct Choice {
     uint32_t seen_count;
     uint32_t banned_first; // tokens; the host has dropped bans that would leave nothing
     uint32_t banned_count;
-    uint32_t mask; // first word of the allowed tokens, 32 a word; NONE: all. The host has dropped masks that allow nothing
+    uint32_t mask; // first word of the allowed tokens, 32 a word, for the whole vocabulary; NONE: all. The host has dropped masks that allow nothing
     uint32_t logprobs; // best ones wanted
 };
 constexpr uint32_t CHOICE_SUMS = 1;     // statistics are wanted or judged

@@ -3,13 +3,13 @@
 //     raw logits → bias → penalties → mask, bans → top-k → top-p → min-p → Gumbel-max
 //
 // One block a row; a row without lists is read in place, others are adjusted in a scratch copy first. Filters keep a
-// prefix of the ranking, so each is a threshold (select.cuh), and the survivors are never listed. Then the two best scores
-// of tokens at or above the threshold win. Excluded tokens have the logit −∞.
+// prefix of the ranking, so each is a threshold (select.cuh), and the survivors are never listed. Then the two best
+// scores of tokens at or above the threshold win. Excluded tokens have the logit −∞.
 //
 // Bytes: 4 a logit from L2 for each of: the copy (twice), the two best, three passes of top-k, three of top-p, the
 // draw. A block alone gets about a hundredth of the machine, some 10 µs a pass over 131072 logits; rows run side by
-// side. That is beside a step of milliseconds and only where such sampling is asked for. Rejected for now: several blocks
-// a row, which need a launch for each agreement between them.
+// side. That is beside a step of milliseconds and only where such sampling is asked for. Rejected for now: several
+// blocks a row, which need a launch for each agreement between them.
 #include "select.cuh"
 
 constexpr unsigned CHOOSE_THREADS = 512; // 1024 would have 64 registers each and spill

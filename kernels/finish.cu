@@ -1,7 +1,7 @@
 // From the tiles of a row to its answer: statistics, the token, and whether to trust it.
 //
-// Bytes: a row's tiles, 1 a logit, twice (the second time from L1), and the logits of the few tiles that can hold the two
-// best. One block a row; for one row it is latency, a few loads deep.
+// Bytes: a row's tiles, 1 a logit, twice (the second time from L1), and the logits of the few tiles that can hold the
+// two best. One block a row; for one row it is latency, a few loads deep.
 //
 // 1. The largest logit; the second largest of the scores' lower bounds, below which no score can matter.
 // 2. Sums: tile sums relative to their own maximum m move to the row's M. With δ = max(m − M, EXPONENT_LOW) and r = e^δ,
@@ -11,8 +11,9 @@
 //    Rows marked CHOICE_GENERAL have been decided by choose.cu.
 // 4. The detector's score against the threshold, so that the host reads nothing but a flag.
 //
-// Rejected: the last block of the head to finish does this (a counter and a fence in every block, against one launch in a
-// graph); all tiles in one pass with running maxima (more exponentials, and what a tile adds is rounded many times).
+// Rejected: the last block of the head to finish does this (a counter and a fence in every block, against one launch
+// in a graph); all tiles in one pass with running maxima (more exponentials, and what a tile adds is rounded many
+// times).
 #include "reduce.cuh"
 #include "tile.cuh"
 

@@ -1,13 +1,14 @@
 // The score that a token is chosen by: its logit, or, sampled, l / T + noise. The greatest wins.
 //
-// Noise is −ln(−ln u), u = (word + ½) · 2⁻³²: Gumbel-max, so the winner is a sample of the softmax at temperature T. The
-// score is in f64, and f64 logarithms are dear where a GPU has one f64 unit for 64 of f32. So each score has two bounds in
-// f32 that cost a handful of instructions: whoever looks for the two best finds the second largest of all lower bounds and
-// needs the exact scores of those few tokens only whose upper bound reaches it. To skip the others is exact.
+// Noise is −ln(−ln u), u = (word + ½) · 2⁻³²: Gumbel-max, so the winner is a sample of the softmax at temperature T.
+// The score is in f64, and f64 logarithms are dear where a GPU has one f64 unit for 64 of f32. So each score has two
+// bounds in f32 that cost a handful of instructions: whoever looks for the two best finds the second largest of all
+// lower bounds and needs the exact scores of those few tokens only whose upper bound reaches it. To skip the others
+// is exact.
 //
-// With y the complement of the word and z its leading zeros, 1 − u = (y + ½) · 2⁻³² lies between 2^−(z+1) and 2^−z. From
-// −ln u > 1 − u the noise is below (z + 1) ln 2. From −ln(1 − x) ≤ 2x ln 2 for x ≤ ½ it is above z ln 2 − ln(2 ln 2) where
-// z ≥ 1; where z = 0, it is above that of the word 0, −3.13.
+// With y the complement of the word and z its leading zeros, 1 − u = (y + ½) · 2⁻³² lies between 2^−(z+1) and 2^−z.
+// From −ln u > 1 − u the noise is below (z + 1) ln 2. From −ln(1 − x) ≤ 2x ln 2 for x ≤ ½ it is above z ln 2 − ln(2
+// ln 2) where z ≥ 1; where z = 0, it is above that of the word 0, −3.13.
 #pragma once
 
 #include <limits>

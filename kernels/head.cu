@@ -2,8 +2,8 @@
 //
 // Bytes: those of product.cuh; 4 a logit and 1 a logit of tiles out, written while the next weights stream in. The
 // logits leave registers through shared memory once, so that eight lanes can describe a tile of one row (tile.cuh)
-// while it is there; statistics that are wanted cost no other pass over the vocabulary, which for one row would be a read
-// as long as several layers of a small model.
+// while it is there; statistics that are wanted cost no other pass over the vocabulary, which for one row would be a
+// read as long as several layers of a small model.
 //
 // Rows that are padding are multiplied like all, it costs nothing, but leave nothing behind.
 #include "product.cuh"

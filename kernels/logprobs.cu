@@ -1,8 +1,8 @@
 // Log-probabilities of the raw distribution: the chosen token first, then the best in order of rank.
 //
-// ln p = l − ln Z, the ln Z of finish.cu. The rank of the chosen token is a count of those before it; the best are those at or
-// above the k-th rank (select.cuh), at most twenty, which put themselves in order by counting. Bytes: 4 a logit for
-// four passes, from L2, one block a row, for the few rows whose client wants them.
+// ln p = l − ln Z, the ln Z of finish.cu. The rank of the chosen token is a count of those before it; the best are
+// those at or above the k-th rank (select.cuh), at most twenty, which put themselves in order by counting. Bytes: 4 a
+// logit for four passes, from L2, one block a row, for the few rows whose client wants them.
 #include "select.cuh"
 
 constexpr unsigned LOGPROBS_THREADS = 512;

@@ -1,4 +1,5 @@
-// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC
+// 2011).
 //
 // A pure function from key and counter to four words, so any token's noise can be had by any thread in any order,
 // with no state to carry. About a hundred integer instructions for the noise of four tokens.

@@ -3,8 +3,8 @@
 
 #include "gumbel.cuh"
 
-// Place of a token in the ranking; the greater is the better. One word: the logit's bits in an order-preserving form above
-// the complement of the id. So a rank names its token, no two are equal, and a set of the best is a threshold.
+// Place of a token in the ranking; the greater is the better. One word: the logit's bits in an order-preserving form
+// above the complement of the id. So a rank names its token, no two are equal, and a set of the best is a threshold.
 using Rank = uint64_t;
 
 // Below every candidate, above everything excluded, which has the logit −∞.
@@ -23,8 +23,8 @@ DEVICE float rank_logit(Rank rank) {
     return from_bits(ordered >> 31 != 0 ? ordered ^ 1u << 31 : ~ordered);
 }
 
-// The two best scores with their tokens, whatever order they come in. Of equal scores the lower id is the better. A score of
-// −∞ stands for none; −∞ and NaN never lead.
+// The two best scores with their tokens, whatever order they come in. Of equal scores the lower id is the better. A
+// score of −∞ stands for none; −∞ and NaN never lead.
 struct Leaders {
     double first;
     double second;
@@ -61,8 +61,8 @@ struct Leaders {
                 shuffle_xor(runner_up, mask)};
     }
 
-    // How far the winner is ahead; `unit` turns a difference of scores into one of logits. Kept finite, for infinity means
-    // that there is no second.
+    // How far the winner is ahead; `unit` turns a difference of scores into one of logits. Kept finite, for infinity
+    // means that there is no second.
     DEVICE float margin(double unit) const {
         const double gap = (first - second) * unit;
         return is_alone() ? INFINITE : float(gap < double(LARGEST) ? gap : double(LARGEST));

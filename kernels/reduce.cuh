@@ -1,7 +1,7 @@
 // Merging what the threads of a block found, in an order that depends on their numbers alone.
 //
-// T has merge(other), which commutes, and shuffled(mask). Lanes merge in pairs 16, 8, 4, 2, 1 apart, then warps in ascending
-// order; every thread gets the result.
+// T has merge(other), which commutes, and shuffled(mask). Lanes merge in pairs 16, 8, 4, 2, 1 apart, then warps in
+// ascending order; every thread gets the result.
 #pragma once
 
 #include "device.cuh"

@@ -1,17 +1,17 @@
 // What 32 neighbouring logits say, while they are at hand: the sums of the softmax and who may be chosen.
 //
 // Eight lanes hold a tile, each four tokens in a row: four is what one 16-byte access brings and what one call of the
-// generator makes noise for, and three exchanges then join the lanes. A lane a token needs five exchanges for every sum and
-// four times the calls; a lane a tile leaves most of a warp idle when rows are few.
+// generator makes noise for, and three exchanges then join the lanes. A lane a token needs five exchanges for every
+// sum and four times the calls; a lane a tile leaves most of a warp idle when rows are few.
 //
-// Sums, relative to the tile's largest logit m: d = max(l − m, EXPONENT_LOW), e = eᵈ, Z = Σ e, S = Σ e·d, Q = Σ e·d². A lane
-// adds its tokens in ascending order from +0, Q by fused multiply-add; lanes are added in pairs 1, 2, 4 apart. Where eᵈ
-// saturates d must too, or a huge |d| would outweigh it.
+// Sums, relative to the tile's largest logit m: d = max(l − m, EXPONENT_LOW), e = eᵈ, Z = Σ e, S = Σ e·d, Q = Σ e·d².
+// A lane adds its tokens in ascending order from +0, Q by fused multiply-add; lanes are added in pairs 1, 2, 4 apart.
+// Where eᵈ saturates d must too, or a huge |d| would outweigh it.
 //
-// Not who leads but bounds of the scores are kept: one largest upper and two largest lower ones. The row's two best then are in
-// the few tiles whose upper bound reaches the second largest lower bound of the row, and only their scores are made exactly
-// (finish.cu). Greedy scores are logits and are their own bounds. Rejected: exact leaders in every tile, which costs some f64
-// logarithms a tile for tokens that hardly ever win.
+// Not who leads but bounds of the scores are kept: one largest upper and two largest lower ones. The row's two best
+// then are in the few tiles whose upper bound reaches the second largest lower bound of the row, and only their
+// scores are made exactly (finish.cu). Greedy scores are logits and are their own bounds. Rejected: exact leaders in
+// every tile, which costs some f64 logarithms a tile for tokens that hardly ever win.
 #pragma once
 
 #include "exp.cuh"

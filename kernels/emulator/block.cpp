@@ -171,19 +171,14 @@ void Block::sleep() {
     Flow::exchange(flows_[sleeper], flows_[thread_]);
 }
 
-// The first ready position behind the running thread's, around the end. There is one: a thread only waits for
-// a meeting that is not complete, and one that can no longer be completed is a fault.
+// The first ready position. So a warp goes as far as it can before the next one starts, which keeps its stacks
+// in the nearest cache. There is always one: a thread only waits for a meeting that is not complete, and one
+// that can no longer be completed is a fault.
 uint32_t Block::next_ready() const {
-    uint32_t words = (grid_.threads + 63) / 64;
-    uint32_t after = position_of_[thread_] + 1;
-    uint32_t word = after / 64 % words;
-    uint64_t behind = after % 64 == 0 || after / 64 >= words ? ~uint64_t(0) : ~uint64_t(0) << after % 64;
-    for (uint32_t tried = 0; tried <= words; ++tried) {
-        if (uint64_t bits = ready_[word] & behind) {
-            return word * 64 + uint32_t(__builtin_ctzll(bits));
+    for (uint32_t word = 0; word < MOST_THREADS / 64; ++word) {
+        if (ready_[word] != 0) {
+            return word * 64 + uint32_t(__builtin_ctzll(ready_[word]));
         }
-        behind = ~uint64_t(0);
-        word = (word + 1) % words;
     }
     __builtin_trap();
 }
@@ -333,8 +328,8 @@ void Block::touch_global(const void *handle, const void *at, size_t bytes, size_
     if (written != bytes) {
         bool arriving = allocation->state(first + written) == Allocation::ARRIVING;
         fail(arriving ? Wrong::stale : Wrong::unwritten, Fault::NOBODY, site,
-             verb(access) + count_of(bytes) + " at byte " + std::to_string(first) + " of an allocation, of which byte " +
-                 std::to_string(first + written) +
+             verb(access) + count_of(bytes) + " at byte " + std::to_string(first) +
+                 " of an allocation, of which byte " + std::to_string(first + written) +
                  (arriving ? " is still being copied from the host" : " was never written"));
     }
     if (Record past = allocation->watch().note(first, bytes, access, thread_, site.line, clock_)) {

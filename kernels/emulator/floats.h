@@ -24,14 +24,16 @@ template <class To, class From> To bit_cast(From from) {
     return to;
 }
 
-// Exact. Scaling by 2^112 moves the exponent from one bias to the other and normalizes subnormals. Without
-// branches, because matrix products convert by the hundred.
+// Exact. Scaling by 2^112 moves the exponent from one bias to the other and normalizes subnormals. Masks
+// instead of branches, because matrix products convert by the hundred.
 inline float f32_of(F16 x) {
     uint32_t magnitude = x.bits & 0x7fffu;
+    uint32_t is_finite = uint32_t(magnitude >= 0x7c00) - 1;
+    uint32_t is_number = uint32_t(magnitude > 0x7c00) - 1;
     uint32_t bits = bit_cast<uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f);
-    bits = magnitude >= 0x7c00 ? 0x7f800000 : bits;
-    bits |= uint32_t(x.bits & 0x8000u) << 16;
-    return bit_cast<float>(magnitude > 0x7c00 ? 0x7fffffff : bits);
+    bits |= (~is_finite & 0x7f800000) | (~is_number & 0x7fffffff);
+    bits |= is_number & uint32_t(x.bits & 0x8000u) << 16;
+    return bit_cast<float>(bits);
 }
 
 // To nearest, ties to even; infinite from 65520 on. From f64, so that a sum can be rounded once.

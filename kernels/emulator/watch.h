@@ -11,10 +11,11 @@
 // What is not ordered must not conflict: any number of reads, or any number of atomics, or one plain write.
 //
 // Two records an access kind are enough, however many threads read. The first is the latest access. The second
-// is, among those before, the one "farthest" from it: in another block, else in another warp, else in another
-// thread, as long as it is not ordered before all that can still come. If any access conflicts with a later one, then one of
-// these two does. (Another block has ended for good, so it conflicts with everything; otherwise two
-// accesses from different warps leave no warp that conflicts with neither; and likewise for two threads.)
+// is, among those before, the one farthest from it: in another block, else in another warp, else in another
+// thread, as long as it can still conflict with anything. If any access conflicts with a later one, then one of
+// these two does: another block has ended for good, so it conflicts with everything; two accesses from different
+// warps leave no warp that conflicts with neither; and likewise for two threads. (tests/machine/races.rs
+// compares this with looking at every pair.)
 // Rejected: vector clocks, which keep a word per thread and location to learn what barriers make
 // so simple here.
 #pragma once

@@ -302,7 +302,7 @@ pub struct Choice {
     pub banned_first: u32,
     /// banned_count
     pub banned_count: u32,
-    /// first word of the allowed tokens, 32 a word; NONE: all. The host has dropped masks that allow nothing
+    /// first word of the allowed tokens, 32 a word, for the whole vocabulary; NONE: all. The host has dropped masks that allow nothing
     pub mask: u32,
     /// best ones wanted
     pub logprobs: u32,

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
-use rewind_executor_suite::{Machine, Scale, Sizes, TinyModel, cases};
-use rewind_formats::{Format, Group};
+use rewind_executor_suite::{Machine, Scale, ShadowError, Sizes, TinyModel, cases};
 
 fn main() {
     let trials = cases::<Cpu>().into_iter().map(|case| {
@@ -59,17 +58,7 @@ impl Machine for Cpu {
         Scale::FULL
     }
 
-    fn shadow_error(&self) -> f64 {
-        2e-6
-    }
-
-    fn draft_error(&self, format: Format) -> f64 {
-        match format {
-            Format::F16 => 0.002,
-            Format::Bf16 => 0.02,
-            Format::Int8 | Format::Int8Group(_) => 0.04,
-            Format::Int4Group(Group::G32 | Group::G64) => 0.4,
-            Format::Int4Group(Group::G128) => 0.5,
-        }
+    fn shadow_error(&self) -> ShadowError {
+        ShadowError { typical: 2e-6, worst: 2e-6 }
     }
 }

@@ -39,7 +39,7 @@ impl Activations {
     }
 
     /// The same from a row on.
-    pub(crate) fn from_row(&self, half: bool, row: usize) -> Address {
+    pub(crate) fn row(&self, half: bool, row: usize) -> Address {
         let element = if half { size_of::<u16>() } else { size_of::<f32>() };
         self.of(half).offset(row * self.stride * element)
     }

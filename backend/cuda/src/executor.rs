@@ -11,7 +11,8 @@
 use std::collections::{HashMap, HashSet};
 
 use rewind_engine::{
-    Executor, ExecutorError, Input, Limits, Outputs, Pass, RowResult, Ticket, Weights, validate,
+    Executor, ExecutorError, Input, Limits, Outputs, Pass, RowResult, Slot, Ticket, Weights,
+    validate,
 };
 use rewind_kernels::arguments::{Address, Answer, LOGPROB_ENTRIES, LogprobEntry, PAGE_TOKENS};
 use rewind_kernels::geometry;
@@ -95,8 +96,8 @@ struct Key {
 /// A submitted pass.
 #[derive(Debug)]
 struct InFlight {
-    /// What each row of the pass wants.
-    outputs: Vec<Outputs>,
+    /// The slot of each row of the pass, and what the row wants.
+    outputs: Vec<(Slot, Outputs)>,
     /// The row of the pass for each row of the LM head.
     heads: Vec<usize>,
     answers: Option<Download>,
@@ -208,7 +209,7 @@ impl<D: Device> CudaExecutor<D> {
         self.room_for(&staging)?;
         let exact = staging.shape();
         let mut in_flight = InFlight {
-            outputs: pass.rows.iter().map(|row| row.outputs.clone()).collect(),
+            outputs: pass.rows.iter().map(|row| (row.slot, row.outputs.clone())).collect(),
             heads: staging.index().iter().map(|&row| staging.order[row as usize]).collect(),
             answers: None,
             entries: None,
@@ -332,7 +333,13 @@ impl<D: Device> CudaExecutor<D> {
         let mut results: Vec<_> = outputs.iter().map(|_| answers::empty()).collect();
         for (&row, answer) in heads.iter().zip(&answers) {
             let entries = entries.next().unwrap_or_default();
-            results[row] = answers::result(&outputs[row], answer, entries);
+            results[row] = answers::result(&outputs[row].1, answer, entries);
+        }
+        // A row that was not finite has chosen nothing that a later row could be fed.
+        for ((slot, outputs), result) in outputs.iter().zip(&results) {
+            if outputs.choose.is_some() {
+                self.chosen[slot.0 as usize] = result.token.is_some();
+            }
         }
         for (row, download) in logits {
             results[row].logits = Some(self.fetch(Some(download))?);
@@ -426,6 +433,10 @@ impl<D: Device> Executor for CudaExecutor<D> {
             return Err(ExecutorError::DeviceLost(why.clone()));
         }
         validate(&pass, &self.limits, |weights| self.weights(weights).is_some())?;
+        if pass.copies.len() > self.limits.pages as usize {
+            let (copies, pages) = (pass.copies.len(), self.limits.pages);
+            return Err(ExecutorError::InvalidPass(format!("{copies} copies of {pages} pages")));
+        }
         for (number, row) in pass.rows.iter().enumerate() {
             if let Input::LastOf(slot) = row.input
                 && !self.chosen[slot.0 as usize]

@@ -202,7 +202,7 @@ impl<D: Device> Forward<'_, D> {
         for first in (0..self.generated).step_by(ATTEND_ROWS) {
             arguments.queries = queries.offset(first * query_row);
             arguments.rows = self.block.rows.offset(first * row);
-            arguments.out = attended.from_row(half, first);
+            arguments.out = attended.row(half, first);
             arguments.count = ATTEND_ROWS.min(self.generated - first) as u32;
             let (heads, count) = (arguments.heads, arguments.count);
             let splits = self.splits as u32;

@@ -13,6 +13,8 @@ mod arithmetic;
 mod device;
 #[path = "machine/mistakes.rs"]
 mod mistakes;
+#[path = "machine/races.rs"]
+mod races;
 #[path = "machine/structs.rs"]
 mod structs;
 

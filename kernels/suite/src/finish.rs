@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use rewind_kernels::arguments::{
-    Address, Answer, CHOICE_GENERAL, CHOICE_QUIET, CHOICE_SUMS, Choice, FinishArguments, LogitTile, NONE, PADDING,
+    Address, Answer, CHOICE_GENERAL, CHOICE_QUIET, CHOICE_SUMS, Choice, FinishArguments, LogitTile,
+    NONE, PADDING,
 };
 use rewind_kernels::sampling::{finish, logits_stride, tiles as tiles_of};
 use rewind_monitor::{Detector, Gate, Statistics, oracle};

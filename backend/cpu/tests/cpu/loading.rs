@@ -1,76 +1,89 @@
 //! From tensors to weights.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use rewind_checkpoint::{Architecture, LayerTensor, ModelSpec, TensorData, TensorName};
-use rewind_cpu::{CpuError, CpuExecutor, CpuModel, LoadOptions};
-use rewind_engine::{Executor, ExecutorError, Weights};
+use rewind_cpu::{Config, CpuError, CpuExecutor, CpuModel, Isa, LoadOptions};
+use rewind_engine::Weights;
+use rewind_executor_suite::bench::{Bench, prompt, same};
+use rewind_executor_suite::{Oddity, Precision, TinyModel, small_spec};
+use rewind_formats::{Format, Group};
 
-use crate::tiny::{self, Precision};
+/// A small model in single precision with a draft of the default kind.
+pub(crate) fn model(architecture: Architecture) -> TinyModel {
+    let format = Format::Int4Group(Group::G32);
+    TinyModel::new(small_spec(architecture, 1100), Precision::F32, format)
+}
 
-fn load(spec: &ModelSpec, draft: Option<&str>, shadow: bool) -> Result<CpuModel, CpuError> {
-    let draft = draft.map(|name| name.parse().expect("a format"));
-    let source = |name| Ok::<_, Infallible>(tiny::tensor(spec, name, Precision::F16));
-    CpuModel::load(spec, source, LoadOptions { draft, shadow, threads: 2 }, |_| ())
+pub(crate) fn load(model: &TinyModel) -> Result<Arc<CpuModel>, CpuError> {
+    let options = LoadOptions { draft: model.draft, shadow: model.shadow, threads: 2 };
+    CpuModel::load(&model.spec, model.source(), options, |_| ()).map(Arc::new)
+}
+
+pub(crate) fn config() -> Config {
+    let isa = Isa::detect();
+    Config { threads: 1, slots: 8, rows: 300, pages: 200, page_tokens: 12, positions: 300, isa }
+}
+
+/// The same model with other things loaded.
+fn variant(draft: Option<Format>, shadow: bool) -> Result<Arc<CpuModel>, CpuError> {
+    let model = model(Architecture::Qwen2);
+    load(&TinyModel { precision: Precision::F16, draft, shadow, ..model })
 }
 
 #[test]
 fn what_draft_and_shadow_share_exists_once() {
-    let spec = tiny::spec(Architecture::Qwen2);
-    let same = load(&spec, Some("f16"), true).expect("good").memory();
+    let int4 = Some(Format::Int4Group(Group::G32));
+    let same = variant(Some(Format::F16), true).expect("good").memory();
     assert_eq!((same.draft, same.shared), (same.shadow, same.shadow));
-    let both = load(&spec, Some("int4-g32"), true).expect("good").memory();
+    let both = variant(int4, true).expect("good").memory();
     assert_eq!(both.shadow, same.shadow);
     assert!(both.draft < both.shadow / 2 && both.shared < both.draft / 10, "{both:?}");
-    let draft = load(&spec, Some("int4-g32"), false).expect("good").memory();
+    let draft = variant(int4, false).expect("good").memory();
     assert_eq!((draft.draft, draft.shadow, draft.shared), (both.draft, 0, 0));
-    let shadow = load(&spec, None, true).expect("good").memory();
+    let shadow = variant(None, true).expect("good").memory();
     assert_eq!((shadow.draft, shadow.shadow, shadow.shared), (0, both.shadow, 0));
-    assert!(matches!(load(&spec, None, false), Err(CpuError::NoWeights)));
+    assert!(matches!(variant(None, false), Err(CpuError::NoWeights)));
 }
 
 #[test]
-fn a_copy_that_is_not_there_cannot_be_run() {
-    let spec = tiny::spec(Architecture::Llama);
-    let model = load(&spec, None, true).expect("good");
-    let mut executor = CpuExecutor::new(model.into(), tiny::config()).expect("good");
-    assert_eq!(executor.identity(Weights::Draft), "none");
-    assert!(executor.identity(Weights::Full).starts_with("f16, f32 activations, cpu "));
-    assert_eq!(executor.kernels().len(), 1);
-    let row = tiny::row(0, 0, 1, tiny::everything(0));
-    let error = executor.submit(tiny::pass(Weights::Draft, vec![row])).expect_err("no draft");
-    assert_eq!(error, ExecutorError::InvalidPass("this model has no draft weights".into()));
+fn each_copy_of_the_weights_has_its_kernels() {
+    let executor = CpuExecutor::new(variant(None, true).expect("good"), config()).expect("good");
+    let lines = executor.kernels();
+    assert!(matches!(&lines[..], [line] if line.starts_with("shadow: f16, f32 activations")));
+    let both = variant(Some(Format::Int8), true).expect("good");
+    assert_eq!(CpuExecutor::new(both, config()).expect("good").kernels().len(), 2);
 }
 
 #[test]
 fn a_mixed_checkpoint_is_kept_exactly() {
-    let spec = tiny::spec(Architecture::Llama);
+    let plain = TinyModel { precision: Precision::F16, draft: None, ..model(Architecture::Llama) };
+    let mixed = TinyModel { oddity: Some(Oddity::Mixed), ..plain.clone() };
+    // What is mixed has other values; as single precision throughout it has the same.
     let wide = |name| {
-        let mut tensor = tiny::tensor(&spec, name, Precision::F16);
-        if matches!(name, TensorName::Layer(_, LayerTensor::Key)) {
-            tensor.data = TensorData::F32(tensor.data.to_f32());
-        }
+        let mut tensor = mixed.tensor(name);
+        tensor.data = TensorData::F32(tensor.data.to_f32());
         Ok::<_, Infallible>(tensor)
     };
     let options = LoadOptions { draft: None, shadow: true, threads: 1 };
-    let mixed = CpuModel::load(&spec, wide, options, |_| ()).expect("good");
-    let mut mixed = CpuExecutor::new(mixed.into(), tiny::config()).expect("good");
-    let plain = load(&spec, None, true).expect("good");
-    let mut plain = CpuExecutor::new(plain.into(), tiny::config()).expect("good");
-    let tokens = tiny::prompt(1, 9);
-    let expected = tiny::feed(&mut plain, Weights::Full, 0, &tokens, 9);
-    let found = tiny::feed(&mut mixed, Weights::Full, 0, &tokens, 9);
-    tiny::assert_same(&expected, &found, "mixed");
+    let wide = CpuModel::load(&mixed.spec, wide, options, |_| ()).expect("good");
+    let tokens = prompt(1, 9, 1100);
+    let run = |model: Arc<CpuModel>| {
+        let mut bench = Bench::of(CpuExecutor::new(model, config()).expect("good"));
+        bench.feed(Weights::Full, 0, &tokens, 9).expect("a good pass")
+    };
+    let found = run(load(&mixed).expect("good"));
+    same(&run(Arc::new(wide)), &found, "mixed").expect("the same bits");
+    assert!(same(&run(load(&plain).expect("good")), &found, "mixed").is_err());
 }
 
 #[test]
 fn progress_reaches_the_end() {
-    let spec = tiny::spec(Architecture::Qwen3);
+    let model = TinyModel { precision: Precision::Bf16, ..model(Architecture::Qwen3) };
     let mut last = None;
-    let options =
-        LoadOptions { draft: Some("int8".parse().expect("a format")), shadow: true, threads: 2 };
-    let source = |name| Ok::<_, Infallible>(tiny::tensor(&spec, name, Precision::Bf16));
-    CpuModel::load(&spec, source, options, |progress| {
+    let options = LoadOptions { draft: model.draft, shadow: true, threads: 2 };
+    CpuModel::load(&model.spec, model.source(), options, |progress| {
         assert!(last.is_none_or(|last: rewind_cpu::Progress| last.done < progress.done));
         last = Some(progress);
     })
@@ -81,21 +94,21 @@ fn progress_reaches_the_end() {
 
 #[test]
 fn defects_name_the_tensor() {
-    let spec = tiny::spec(Architecture::Llama);
+    let model = model(Architecture::Llama);
+    let spec = &model.spec;
     let bad = TensorName::Layer(1, LayerTensor::Up);
-    let load = |spoil: &dyn Fn(&mut Vec<f32>, &mut Vec<usize>), draft: Option<&str>| {
+    let load = |spoil: &dyn Fn(&mut Vec<f32>, &mut Vec<usize>), draft: Option<Format>| {
         let source = |name| {
-            let mut tensor = tiny::tensor(&spec, name, Precision::F32);
+            let mut tensor = model.tensor(name);
             if let (true, TensorData::F32(data)) = (name == bad, &mut tensor.data) {
                 spoil(data, &mut tensor.shape);
             }
             Ok::<_, Infallible>(tensor)
         };
-        let draft = draft.map(|name| name.parse().expect("a format"));
         let options = LoadOptions { draft, shadow: true, threads: 2 };
-        CpuModel::load(&spec, source, options, |_| ()).expect_err("spoiled").to_string()
+        CpuModel::load(spec, source, options, |_| ()).expect_err("spoiled").to_string()
     };
-    for draft in [None, Some("int4-g32")] {
+    for draft in [None, Some(Format::Int4Group(Group::G32))] {
         let message = load(&|data, _| data[70 * 72 + 5] = f32::NAN, draft);
         assert_eq!(
             message,
@@ -104,14 +117,14 @@ fn defects_name_the_tensor() {
     }
     assert!(load(&|_, shape| shape.swap(0, 1), None).contains("expected [100, 72]"));
     assert!(load(&|data, _| data.truncate(3), None).contains("(3 elements)"));
-    let message = load(&|data, _| data[0] = 1e6, Some("f16"));
+    let message = load(&|data, _| data[0] = 1e6, Some(Format::F16));
     assert!(message.contains("cannot quantize the layer 1 up projection tensor"), "{message}");
 
     let source = |name| {
-        if name == bad { Err("gone") } else { Ok(tiny::tensor(&spec, name, Precision::F16)) }
+        if name == bad { Err("gone") } else { Ok(model.tensor(name)) }
     };
     let options = LoadOptions { draft: None, shadow: true, threads: 1 };
-    let error = CpuModel::load(&spec, source, options, |_| ()).expect_err("gone");
+    let error = CpuModel::load(spec, source, options, |_| ()).expect_err("gone");
     assert_eq!(error.to_string(), "cannot read the layer 1 up projection tensor");
 
     let spec = ModelSpec { heads: 5, ..spec.clone() };

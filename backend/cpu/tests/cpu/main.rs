@@ -1,8 +1,4 @@
-//! The executor as the engine sees it: whole passes over small random models.
+//! What is the CPU executor's own; `suite.rs` has what every executor must do.
 
-mod batching;
 mod loading;
-mod outputs;
-mod reference;
-mod refusals;
-mod tiny;
+mod settings;

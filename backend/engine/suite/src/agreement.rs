@@ -102,7 +102,6 @@ pub fn machines<A: Machine, B: Machine>(first: &A, second: &B) -> Result<()> {
         let model = TinyModel::new(spec.clone(), Precision::F16, format);
         let (mut first, mut second) = (first.make(&model, sizes)?, second.make(&model, sizes)?);
         for weights in [Weights::Draft, Weights::Full] {
-            eprintln!("A {format} {weights:?} {:?}", compare(&mut first, &mut second, weights, &sequences));
             compare(&mut first, &mut second, weights, &sequences)
                 .and_then(|agreement| agreement.check())
                 .with_context(|| format!("{weights:?} weights, {format} draft"))?;

@@ -149,13 +149,10 @@ impl<E: Executor> Bench<E> {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn prefill(
-        &mut self,
-        weights: Weights,
-        slot: usize,
-        tokens: &[Token],
-    ) -> Result<()> {
-        for rows in prompt_rows(slot, tokens, |_| Outputs::default()).chunks(self.limits.rows as usize) {
+    pub fn prefill(&mut self, weights: Weights, slot: usize, tokens: &[Token]) -> Result<()> {
+        for rows in
+            prompt_rows(slot, tokens, |_| Outputs::default()).chunks(self.limits.rows as usize)
+        {
             self.run(weights, rows.to_vec())?;
         }
         Ok(())
@@ -215,11 +212,7 @@ pub fn generated(slot: usize, position: usize, token: Token, outputs: Outputs) -
 }
 
 /// All rows of a prompt.
-pub fn prompt_rows(
-    slot: usize,
-    tokens: &[Token],
-    outputs: impl Fn(usize) -> Outputs,
-) -> Vec<Row> {
+pub fn prompt_rows(slot: usize, tokens: &[Token], outputs: impl Fn(usize) -> Outputs) -> Vec<Row> {
     let row = |(position, &token)| row(slot, position, token, outputs(position));
     tokens.iter().enumerate().map(row).collect()
 }

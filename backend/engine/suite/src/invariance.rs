@@ -55,7 +55,9 @@ fn chunks<M: Machine>(machine: &M) -> Result<()> {
         for weights in BOTH {
             let whole = bench.feed(weights, 0, &tokens, all)?;
             // Few rows at a time for a part of it, which is what takes long.
-            for (slot, chunk, len) in [(1, all / 3, all), (2, 33, all), (3, 2, all / 3), (4, 1, all / 4)] {
+            for (slot, chunk, len) in
+                [(1, all / 3, all), (2, 33, all), (3, 2, all / 3), (4, 1, all / 4)]
+            {
                 let found = bench.feed(weights, slot, &tokens[..len], chunk)?;
                 let what = format!("{}, chunks of {chunk}", describe(&model, weights));
                 same(&whole[..len], &found, &what)?;
@@ -66,7 +68,7 @@ fn chunks<M: Machine>(machine: &M) -> Result<()> {
 }
 
 fn siblings<M: Machine>(machine: &M) -> Result<()> {
-    let len = machine.scale().prompt / 2;
+    let len = machine.scale().prompt / 3;
     let tokens = prompt(3, len + 4, machine.scale().vocabulary);
     for model in kinds(machine) {
         let run = |bench: &mut Bench<M::Executor>, weights, chunk| {
@@ -79,7 +81,9 @@ fn siblings<M: Machine>(machine: &M) -> Result<()> {
         };
         for weights in BOTH {
             let expected = run(&mut Bench::new(machine, &model)?, weights, len)?;
-            for ((name, sibling), chunk) in machine.siblings().iter().zip([len, 33, 7].iter().cycle()) {
+            for ((name, sibling), chunk) in
+                machine.siblings().iter().zip([len, 33, 7].iter().cycle())
+            {
                 let found = run(&mut Bench::new(sibling, &model)?, weights, *chunk)?;
                 same(&expected, &found, &format!("{}, {name}", describe(&model, weights)))?;
             }
@@ -112,7 +116,8 @@ fn company<M: Machine>(machine: &M) -> Result<()> {
                 let position = start(slot) + step;
                 generated(slot, position, token(slot, position), outputs(position))
             };
-            (0..SLOTS).flat_map(|slot| (0..of_slot(slot)).map(move |step| (slot, step)))
+            (0..SLOTS)
+                .flat_map(|slot| (0..of_slot(slot)).map(move |step| (slot, step)))
                 .map(|(slot, step)| row(slot, step))
                 .collect()
         };
@@ -207,9 +212,8 @@ fn ragged_batches<M: Machine>(
 
 fn verification<M: Machine>(machine: &M) -> Result<()> {
     let tokens = prompt(4, 30, machine.scale().vocabulary);
-    let window = || -> Vec<Row> {
-        (20..30).map(|p| generated(0, p, tokens[p], everything(p))).collect()
-    };
+    let window =
+        || -> Vec<Row> { (20..30).map(|p| generated(0, p, tokens[p], everything(p))).collect() };
     let mut bench = Bench::new(machine, &model(machine))?;
     bench.prefill(Weights::Full, 0, &tokens[..20])?;
     let clean = bench.run(Weights::Full, window())?;

@@ -5,9 +5,7 @@ use rewind_checkpoint::Architecture;
 use rewind_engine::{Executor, ExecutorError, Input, Outputs, Row, Slot, Ticket, Weights};
 use rewind_formats::{Format, Group};
 
-use crate::bench::{
-    Bench, decisions, everything, generated, prompt, prompt_rows, row, same_row,
-};
+use crate::bench::{Bench, decisions, everything, generated, prompt, prompt_rows, row, same_row};
 use crate::model::{Precision, TinyModel, small_spec};
 use crate::{Case, Machine};
 
@@ -94,8 +92,9 @@ fn last_of<M: Machine>(machine: &M) -> Result<()> {
     // All steps are submitted before the host knows any token. In one of them the second sequence
     // takes the token of the first, which its own pass is about to replace.
     let from = |step: usize| if step == CROSSING { 0 } else { 1 };
-    let row = |slot: usize, step: usize, input: Input| {
-        Row { input, ..generated(slot, 4 + step, 0, decisions(4 + step)) }
+    let row = |slot: usize, step: usize, input: Input| Row {
+        input,
+        ..generated(slot, 4 + step, 0, decisions(4 + step))
     };
     let mut tickets = Vec::new();
     for step in 0..STEPS {

@@ -70,7 +70,11 @@ fn against_definitions(result: &RowResult) -> Result<()> {
     ensure!(listed == 21, "{listed} log-probabilities for the choice and 20 best");
     for (entry, rank) in result.logprobs.iter().zip(std::iter::once(0).chain(0..20)) {
         let found = (entry.token, entry.rank as usize);
-        ensure!(found == (id(rank), rank + 1), "(token, rank) {found:?} stands at rank {}", rank + 1);
+        ensure!(
+            found == (id(rank), rank + 1),
+            "(token, rank) {found:?} stands at rank {}",
+            rank + 1
+        );
         near("a log-probability", entry.logprob, p[order[rank]].ln() as f32, 1e-5)?;
     }
     Ok(())
@@ -210,8 +214,10 @@ fn sampled<M: Machine>(machine: &M) -> Result<()> {
                 .with_context(|| format!("{name}, position {position}"))?;
             changed += usize::from(found.token != greedy[position].token);
         }
-        ensure!(changed > 0 || name.contains("greedy") || name.contains("of one"),
-            "{name} changed none of {len} tokens");
+        ensure!(
+            changed > 0 || name.contains("greedy") || name.contains("of one"),
+            "{name} changed none of {len} tokens"
+        );
     }
     Ok(())
 }

@@ -134,9 +134,9 @@ fn lossless<M: Machine>(machine: &M, temperature: f32) -> Result<()> {
             rewound += count(Decision::Rewound);
         }
         let alone = serve(&mut engine, &requests[..1])?;
-        shadow[0].same(&alone[0], false)
-            .with_context(|| format!("windows of {tokens}, alone"))?;
-        together[0].same(&alone[0], true)
+        shadow[0].same(&alone[0], false).with_context(|| format!("windows of {tokens}, alone"))?;
+        together[0]
+            .same(&alone[0], true)
             .with_context(|| format!("windows of {tokens}, alone and not"))?;
     }
     // The draft is so poor that both come up; else nothing was tested.
@@ -230,7 +230,9 @@ fn reruns<M: Machine>(machine: &M) -> Result<()> {
     let mut first = engine(machine, Settings::default())?;
     let expected = serve(&mut first, &all)?;
     // Once with everything warm and stale entries in the cache, once from nothing.
-    for (name, engine) in [("again", &mut first), ("anew", &mut engine(machine, Settings::default())?)] {
+    for (name, engine) in
+        [("again", &mut first), ("anew", &mut engine(machine, Settings::default())?)]
+    {
         let found = serve(engine, &all)?;
         for (number, (expected, found)) in expected.iter().zip(&found).enumerate() {
             expected.same(found, true).with_context(|| format!("{name}, request {number}"))?;

@@ -14,11 +14,7 @@ pub(crate) struct Textbook {
 }
 
 /// Runs the model. `cached` is what the cache makes of keys and values.
-pub(crate) fn run(
-    model: &TinyModel,
-    tokens: &[Token],
-    cached: impl Fn(f64) -> f64,
-) -> Textbook {
+pub(crate) fn run(model: &TinyModel, tokens: &[Token], cached: impl Fn(f64) -> f64) -> Textbook {
     let spec = &model.spec;
     let embedding = weights(model, TensorName::Embedding);
     let mut stream: Vec<Vec<f64>> = tokens
@@ -37,12 +33,7 @@ pub(crate) fn run(
 }
 
 /// One decoder block over all positions.
-fn layer(
-    model: &TinyModel,
-    number: usize,
-    stream: &mut [Vec<f64>],
-    cached: &impl Fn(f64) -> f64,
-) {
+fn layer(model: &TinyModel, number: usize, stream: &mut [Vec<f64>], cached: &impl Fn(f64) -> f64) {
     use LayerTensor as T;
     let spec = &model.spec;
     let get = |tensor| weights(model, TensorName::Layer(number, tensor));

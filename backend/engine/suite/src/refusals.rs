@@ -98,10 +98,7 @@ fn spoilers<E: Executor>(bench: &Bench<E>) -> Vec<(String, Spoil)> {
     );
     add("hidden states".into(), Box::new(|p| p.rows[0].input = Input::Hidden(Slot(0))));
     add("adapter 4".into(), Box::new(|p| p.rows[0].adapter = Some(Adapter(4))));
-    add(
-        "21 log-probabilities".into(),
-        Box::new(|p| p.rows[0].outputs.logprobs = Some(21)),
-    );
+    add("21 log-probabilities".into(), Box::new(|p| p.rows[0].outputs.logprobs = Some(21)));
     add(
         format!("tap after {}", layers + 1),
         Box::new(move |p| p.rows[0].outputs.tap = Some(layers + 1)),

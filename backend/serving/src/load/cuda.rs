@@ -50,7 +50,7 @@ pub(super) fn load(
     let memory = executor.memory();
     let weights = memory.weights;
     let on_gpu = free.saturating_sub(left);
-    let both = (weights.draft + weights.shadow - weights.shared) as u64;
+    let plan = gpu_plan(source.model, source.shadow, options.draft, options.shadow_placement);
     Ok(Loaded {
         limits: executor.limits().clone(),
         kernels: executor.kernels(),
@@ -59,7 +59,7 @@ pub(super) fn load(
             shadow: weights.shadow as u64,
             shared: weights.shared as u64,
             kv: memory.kv as u64,
-            host: both.saturating_sub(on_gpu),
+            host: plan.host,
             gpu: on_gpu + (memory.kv + memory.buffers) as u64,
         },
         executor: AnyExecutor::Cuda(Box::new(executor)),
