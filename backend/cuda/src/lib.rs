@@ -22,8 +22,9 @@ mod model;
 mod pack;
 mod plan;
 mod staging;
+mod synthetic;
 
-pub use driver::{Driver, gpus};
+pub use driver::{Driver, gpus, is_supported};
 pub use error::CudaError;
 pub use executor::{Config, CudaExecutor, Memory};
 pub use model::{CudaModel, LoadOptions, Progress};

@@ -51,9 +51,9 @@ pub struct CudaModel<D: Device = Driver> {
     pub(crate) spec: ModelSpec,
     pub(crate) draft: Option<Weights>,
     pub(crate) shadow: Option<Weights>,
-    memory: WeightMemory,
-    /// Device memory that the weights took.
-    taken: u64,
+    pub(crate) memory: WeightMemory,
+    /// Device memory that was taken so far, bytes.
+    pub(crate) taken: u64,
 }
 
 /// One copy of the weights.
@@ -276,7 +276,7 @@ impl<D: Device> CudaModel<D> {
         }
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<Address, CudaError> {
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<Address, CudaError> {
         if bytes.is_empty() {
             return Ok(Address::NULL);
         }
@@ -295,7 +295,7 @@ const HINT: &str =
     "; a smaller kv_memory, or the shadow kept on the host (shadow_placement), may make it fit";
 
 /// The products of a layer: which tensors are joined, and how.
-const PRODUCTS: &[(&[LayerTensor], Order)] = &[
+pub(crate) const PRODUCTS: &[(&[LayerTensor], Order)] = &[
     (&[LayerTensor::Query, LayerTensor::Key, LayerTensor::Value], Order::Stacked),
     (&[LayerTensor::Output], Order::Stacked),
     (&[LayerTensor::Gate, LayerTensor::Up], Order::Interleaved),
@@ -320,7 +320,12 @@ fn takes_half(matrix: &Matrix) -> bool {
 }
 
 impl Weights {
-    fn new(embedding: Matrix, head: Matrix, layers: Layers, final_norm: Address) -> Self {
+    pub(crate) fn new(
+        embedding: Matrix,
+        head: Matrix,
+        layers: Layers,
+        final_norm: Address,
+    ) -> Self {
         let first = match &layers {
             Layers::Device(layers) => layers.first().map(|layer| layer.down),
             Layers::Host { layers, .. } => layers.first().map(|layer| layer.layer.down),

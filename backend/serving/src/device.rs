@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rewind_cuda::CudaError;
+use rewind_cuda::{CudaError, is_supported};
 use rewind_kernels::Description;
 use rewind_monitor::Chip;
 
@@ -83,7 +83,7 @@ impl Device {
                 let why = match gpus() {
                     Ok(all) => {
                         let numbered = (0..).zip(&all);
-                        let usable = numbered.into_iter().find(|(_, gpu)| is_usable(gpu));
+                        let usable = numbered.into_iter().find(|(_, gpu)| is_supported(gpu));
                         if let Some((ordinal, gpu)) = usable {
                             return Ok(on(ordinal, gpu.clone()));
                         }
@@ -96,7 +96,7 @@ impl Device {
             }
             Self::Cuda(ordinal) => {
                 let found = gpus().and_then(|all| match all.get(ordinal as usize) {
-                    Some(gpu) if is_usable(gpu) => Ok(on(ordinal, gpu.clone())),
+                    Some(gpu) if is_supported(gpu) => Ok(on(ordinal, gpu.clone())),
                     Some(gpu) => Err(too_old(gpu)),
                     None => {
                         Err(CudaError::NoSuchGpu { ordinal: ordinal as usize, count: all.len() })
@@ -107,14 +107,6 @@ impl Device {
             }
         }
     }
-}
-
-/// Whether the kernels are built for this GPU's architecture.
-fn is_usable(gpu: &Description) -> bool {
-    /// sm_80, Ampere.
-    const OLDEST: u32 = 80;
-    let number = gpu.architecture.trim_start_matches("sm_").parse::<u32>();
-    number.is_ok_and(|number| number >= OLDEST)
 }
 
 fn too_old(gpu: &Description) -> CudaError {

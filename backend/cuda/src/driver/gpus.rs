@@ -19,6 +19,13 @@ pub fn gpus() -> Result<Vec<Description>, CudaError> {
     (0..count).map(|ordinal| describe(ordinal as usize)).collect()
 }
 
+/// Whether the kernels are built for a GPU of this architecture: sm_80 (Ampere) and later.
+pub fn is_supported(gpu: &Description) -> bool {
+    const OLDEST: u32 = 80;
+    let number = gpu.architecture.trim_start_matches("sm_").parse::<u32>();
+    number.is_ok_and(|number| number >= OLDEST)
+}
+
 /// Starts the driver.
 pub(super) fn ready() -> Result<(), CudaError> {
     rewind_kernels::binary()?;

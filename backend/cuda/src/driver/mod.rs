@@ -19,7 +19,7 @@ use rewind_kernels::{
     Description, Device, DeviceError, Download, Fill, Graph, HostMemory, Launch, Mark, Memory,
 };
 
-pub use gpus::gpus;
+pub use gpus::{gpus, is_supported};
 
 use crate::error::CudaError;
 use pinned::Pinned;
@@ -88,8 +88,7 @@ impl Driver {
             return Err(CudaError::NoSuchGpu { ordinal, count: all.len() });
         };
         let mut description = found.clone();
-        let number = description.architecture.trim_start_matches("sm_").parse::<u32>();
-        if number.is_ok_and(|number| number < OLDEST) {
+        if !is_supported(&description) {
             let Description { name, architecture, .. } = description;
             return Err(CudaError::Architecture { name, architecture });
         }
@@ -181,9 +180,6 @@ impl Driver {
         Ok(Mark(number))
     }
 }
-
-/// First architecture that the kernels are built for.
-const OLDEST: u32 = 80;
 
 fn load_modules() -> Result<Vec<sys::CUmodule>, CudaError> {
     let load = |module: &rewind_kernels::Module| {
