@@ -46,10 +46,11 @@ void remember(Record (&records)[2], Record latest, const Now &now) {
     first = latest;
 }
 
-Record conflict(const Record (&records)[2], const Now &now, bool atomic) {
+// The one of the records, latest first, that is not ordered before now; or none.
+template <size_t N> Record conflict(const Record (&records)[N], const Now &now) {
     if (records[0].tick >= now.quiet) {
         for (Record past : records) {
-            if (distance(past, now) != ORDERED && !(atomic && past.atomic)) {
+            if (distance(past, now) != ORDERED) {
                 return past;
             }
         }
@@ -70,30 +71,39 @@ Record Watch::note(size_t first, size_t bytes, Access access, uint32_t thread, u
     latest.tick = clock.now;
     latest.thread = thread;
     latest.line = std::min(line, (1u << 14) - 1);
-    latest.atomic = access == Access::atomic;
     // A block's own memory has seen no other block, so its last barrier orders all before.
     bool own = owner_ == Owner::block;
     const Now now{clock, thread, own ? clock.block : clock.launch, own ? clock.barrier : clock.launch};
+    bool loads = access == Access::load || access == Access::stream;
     for (size_t i = first >> shift_; i <= (first + bytes - 1) >> shift_; ++i) {
         Entry &entry = entries_[i];
-        if (Record past = conflict(entry.writes, now, latest.atomic)) {
+        Record past = conflict(entry.stores, now);
+        if (!past && access != Access::atomic) {
+            past = conflict(entry.atomics, now);
+        }
+        if (!past && !loads) {
+            past = conflict(entry.reads, now);
+        }
+        if (past) {
             return past;
         }
-        if (access == Access::stream && entry.writes[0].tick >= now.start) {
-            return entry.writes[0];
-        }
-        if (access == Access::load || access == Access::stream) {
+        switch (access) {
+        case Access::stream:
+            for (Record written : {entry.stores[0], entry.atomics[0]}) {
+                if (written.tick >= now.start) {
+                    return written;
+                }
+            }
+            [[fallthrough]];
+        case Access::load:
             remember(entry.reads, latest, now);
-            continue;
-        }
-        if (Record past = conflict(entry.reads, now, false)) {
-            return past;
-        }
-        if (access == Access::atomic) {
-            remember(entry.writes, latest, now);
-        } else {
-            entry.writes[0] = latest;
-            entry.writes[1] = {};
+            break;
+        case Access::atomic:
+            remember(entry.atomics, latest, now);
+            break;
+        case Access::store:
+            entry.stores[0] = latest;
+            break;
         }
     }
     return {};
@@ -101,12 +111,14 @@ Record Watch::note(size_t first, size_t bytes, Access access, uint32_t thread, u
 
 bool Watch::touched_since(uint64_t tick, size_t first, size_t bytes) const {
     for (size_t i = first >> shift_; i <= (first + bytes - 1) >> shift_; ++i) {
-        if (entries_[i].reads[0].tick >= tick || entries_[i].writes[0].tick >= tick) {
+        if (entries_[i].last() >= tick) {
             return true;
         }
     }
     return false;
 }
+
+uint64_t Watch::Entry::last() const { return std::max<uint64_t>({reads[0].tick, atomics[0].tick, stores[0].tick}); }
 
 void Watch::Free::operator()(Entry *entries) const { std::free(entries); }
 
@@ -128,7 +140,7 @@ void Watch::refine(size_t first, size_t bytes) {
     Entries finer = entries_of(count);
     for (size_t i = 0; i < count; ++i) {
         const Entry &coarse = entries_[i >> (shift_ - shift)];
-        if (coarse.reads[0] || coarse.writes[0]) {
+        if (coarse.last() != 0) {
             finer[i] = coarse;
         }
     }

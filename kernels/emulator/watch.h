@@ -10,12 +10,12 @@
 // Shuffles, votes and matrix products bring lanes together but order no memory: CUDA promises nothing there.
 // What is not ordered must not conflict: any number of reads, or any number of atomics, or one plain write.
 //
-// Two records an access kind are enough, however many threads read. The first is the latest access. The second
-// is, among those before, the one farthest from it: in another block, else in another warp, else in another
-// thread, as long as it can still conflict with anything. If any access conflicts with a later one, then one of
-// these two does: another block has ended for good, so it conflicts with everything; two accesses from different
-// warps leave no warp that conflicts with neither; and likewise for two threads. (tests/machine/races.rs
-// compares this with looking at every pair.)
+// Two records for the reads are enough, however many threads read, and two for the atomics. The first is the
+// latest access. The second is, among those before, the one farthest from it: in another block, else in another
+// warp, else in another thread, as long as it can still conflict with anything. If any access conflicts with a
+// later one, then one of these two does: another block has ended for good, so it conflicts with everything; two
+// accesses from different warps leave no warp that conflicts with neither; and likewise for two threads.
+// (tests/machine/races.rs compares this with looking at every pair.)
 // Rejected: vector clocks, which keep a word per thread and location to learn what barriers make
 // so simple here.
 #pragma once
@@ -49,8 +49,7 @@ enum class Access : uint8_t {
 
 // An access of the past; all zero is none.
 struct Record {
-    uint64_t tick : 39;
-    uint64_t atomic : 1;
+    uint64_t tick : 40;
     uint64_t thread : 10;
     uint64_t line : 14; // of the source, for messages; the last one stands for all behind it
 
@@ -77,7 +76,10 @@ class Watch {
     // Of a granule. The latest comes first.
     struct Entry {
         Record reads[2];
-        Record writes[2]; // two only if atomic: plain writes are ordered
+        Record atomics[2];
+        Record stores[1]; // what is ordered behind the last one is ordered behind all before it
+
+        uint64_t last() const; // tick
     };
     struct Free {
         void operator()(Entry *entries) const;

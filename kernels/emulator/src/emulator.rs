@@ -29,8 +29,8 @@ pub struct Settings {
     /// Whether to look for races and for reads of what nobody wrote. Without, launches are several times
     /// as fast; bounds, alignment and collectives are checked all the same.
     pub checks: bool,
-    /// Bytes that can be allocated. With what checks remember, the host needs up to 30 times as much for
-    /// memory that kernels touch in bytes, and 10 times for words.
+    /// Bytes that can be allocated. With what checks remember, the host needs about 10 times as much for
+    /// memory that kernels touch in words, and 40 times in bytes.
     pub memory: usize,
 }
 

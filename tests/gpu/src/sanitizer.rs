@@ -4,17 +4,13 @@
 //! kernels down ten- to a hundredfold, so each gets its share of the time and may not come to the end.
 
 use std::env;
-use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
-use rustix::process::{Pid, Signal, kill_process_group};
+use anyhow::{Context, Result};
 
 use crate::budget::Budget;
+use crate::child;
 use crate::report::{Findings, Outcome, Table};
 
 const PROGRAM: &str = "compute-sanitizer";
@@ -65,28 +61,28 @@ pub fn check(
         let mut command = Command::new(sanitizer);
         command.args(["--tool", tool, "--error-exitcode", &FOUND.to_string()]);
         command.arg(suite).args(arguments);
-        let ended = ending(command, &share).with_context(|| format!("{PROGRAM} --tool {tool}"))?;
-        let result = match &ended {
-            Ending::Exit(Some(0), _) => {
+        let ended =
+            child::run(command, &share).with_context(|| format!("{PROGRAM} --tool {tool}"))?;
+        let result = match ended.status.map(|status| status.code()) {
+            Some(Some(0)) => {
                 clean += 1;
                 "clean"
             }
-            Ending::Exit(Some(FOUND), _) => {
+            Some(Some(FOUND)) => {
                 dirty += 1;
                 "errors"
             }
-            Ending::Exit(..) => {
+            Some(_) => {
                 dirty += 1;
                 "the suite failed"
             }
-            Ending::OutOfTime => {
+            None => {
                 unfinished += 1;
                 "not finished in its time"
             }
         };
-        if let Ending::Exit(code, printed) = &ended
-            && *code != Some(0)
-        {
+        if ended.status.is_some_and(|status| !status.success()) {
+            let printed = tail(&ended.printed);
             findings.notes.push(format!("{tool}:\n\n```text\n{printed}\n```"));
         }
         println!("{tool}: {result}");
@@ -106,44 +102,6 @@ pub fn check(
     })
 }
 
-enum Ending {
-    /// Exit code, none after a signal, and the last lines of what was printed.
-    Exit(Option<i32>, String),
-    OutOfTime,
-}
-
-/// Runs a command until it ends or its time is over.
-fn ending(mut command: Command, budget: &Budget) -> Result<Ending> {
-    let (mut reader, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    // A group of its own: to stop the tool is to stop the suite that it started, too.
-    let mut child = command.process_group(0).spawn()?;
-    // The command holds the pipe's writing ends; while it lives the reader never sees the end.
-    drop(command);
-    let listener = thread::spawn(move || {
-        let mut printed = Vec::new();
-        reader.read_to_end(&mut printed).map(|_| printed)
-    });
-    let Some(status) = waited(&mut child, budget)? else { return Ok(Ending::OutOfTime) };
-    let printed = listener.join().map_err(|_| anyhow!("the listener panicked"))??;
-    Ok(Ending::Exit(status.code(), tail(&String::from_utf8_lossy(&printed))))
-}
-
-/// How it ended; none if it had to be stopped.
-fn waited(child: &mut Child, budget: &Budget) -> Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if budget.is_over() {
-            kill_process_group(Pid::from_child(child), Signal::KILL)?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
@@ -153,6 +111,7 @@ fn tail(text: &str) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use super::*;
 

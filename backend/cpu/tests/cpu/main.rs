@@ -1,4 +1,5 @@
 //! What is the CPU executor's own; `suite.rs` has what every executor must do.
 
+mod flaws;
 mod loading;
 mod settings;

@@ -5,7 +5,9 @@ use rewind_checkpoint::{Architecture, ModelSpec, RopeScaling};
 use rewind_engine::{Outputs, RowResult, Weights};
 use rewind_formats::{FORMAT_NAMES, Format, FormatError, Group};
 
-use crate::bench::{Bench, Sizes, everything, generated, logits_of, prompt, prompt_rows};
+use crate::bench::{
+    Bench, Sizes, decisions, everything, generated, logits_of, prompt, prompt_rows, same, same_row,
+};
 use crate::model::{Oddity, Precision, TinyModel, small_spec};
 use crate::reference::{self, Textbook};
 use crate::{Case, Machine};
@@ -106,11 +108,25 @@ fn long_context<M: Machine>(machine: &M) -> Result<()> {
     rows[LEN - 1].outputs = everything(LEN - 1);
     let last = bench.run(Weights::Full, rows)?.pop().context("there are rows")?;
     compare(machine, &exact, LEN - 1, &last).context("as a prompt row")?;
-    for position in [254, LEN - 1] {
-        let row = generated(0, position, tokens[position], everything(position));
-        let found = bench.one(Weights::Full, row)?;
+    let step = |position: usize, outputs: fn(usize) -> Outputs| {
+        generated(0, position, tokens[position], outputs(position))
+    };
+    let positions = [31, 255, 256, LEN - 1];
+    let mut alone = Vec::new();
+    for position in positions {
+        let found = bench.one(Weights::Full, step(position, everything))?;
         let what = || format!("as a generated row, position {position}");
         compare(machine, &exact, position, &found).with_context(what)?;
+        alone.push(RowResult { logits: None, tap: None, ..found });
+    }
+    // Rows of one pass may need different numbers of splits.
+    for time in 1..=3 {
+        let rows = positions.iter().map(|&position| step(position, decisions)).collect();
+        same(&alone, &bench.run(Weights::Full, rows)?, &format!("together, time {time}"))?;
+        for (position, alone) in positions.into_iter().zip(&alone) {
+            let found = bench.one(Weights::Full, step(position, decisions))?;
+            same_row(alone, &found).with_context(|| format!("position {position}, time {time}"))?;
+        }
     }
     Ok(())
 }

@@ -73,8 +73,8 @@ fn siblings<M: Machine>(machine: &M) -> Result<()> {
     for model in kinds(machine) {
         let run = |bench: &mut Bench<M::Executor>, weights, chunk| {
             let mut results = bench.feed(weights, 0, &tokens[..len], chunk)?;
-            for position in len..len + 4 {
-                let row = generated(0, position, tokens[position], everything(position));
+            for (position, &token) in tokens.iter().enumerate().skip(len) {
+                let row = generated(0, position, token, everything(position));
                 results.push(bench.one(weights, row)?);
             }
             Ok::<_, anyhow::Error>(results)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rewind_checkpoint::Architecture;
-use rewind_engine::{Executor, ExecutorError, Input, Outputs, Row, Slot, Ticket, Weights};
+use rewind_engine::{Executor, ExecutorError, Input, Outputs, Row, Slot, Ticket, Token, Weights};
 use rewind_formats::{Format, Group};
 
 use crate::bench::{Bench, decisions, everything, generated, prompt, prompt_rows, row, same_row};
@@ -29,18 +29,22 @@ fn in_flight<M: Machine>(machine: &M) -> Result<()> {
     const LEN: usize = 12;
     let tokens = prompt(7, LEN, machine.scale().vocabulary);
     let mut bench = bench(machine)?;
+    let steps = |slot: usize| {
+        let step = move |(position, &token): (usize, &Token)| {
+            generated(slot, position, token, everything(position))
+        };
+        tokens.iter().enumerate().map(step)
+    };
     let mut expected = Vec::new();
-    for position in 0..LEN {
-        let row = generated(0, position, tokens[position], everything(position));
+    for row in steps(0) {
         expected.push(bench.one(Weights::Full, row)?);
     }
     for (slot, stride) in [(1, LEN - 1), (2, 5), (3, 1)] {
         let mut tickets = Vec::new();
-        for position in 0..LEN {
-            let row = generated(slot, position, tokens[position], everything(position));
+        for row in steps(slot) {
             tickets.push(Some(bench.submit(Weights::Full, vec![row])?));
         }
-        // Neither stride shares a factor with the length, so each comes up once.
+        // No stride shares a factor with the length, so each comes up once.
         for position in (1..=LEN).map(|i| i * stride % LEN) {
             let ticket = tickets[position].take().context("each is waited for once")?;
             let found = bench.wait(ticket)?;

@@ -2,6 +2,7 @@
 //! shadow does.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,19 +42,34 @@ struct Answer {
 }
 
 impl Answer {
-    /// Compares what a client asked for, and with `evidence` all that it is told about it.
-    fn same(&self, found: &Self, evidence: bool) -> Result<()> {
-        if let Some(at) = self.tokens.iter().zip(&found.tokens).position(|(a, b)| a != b) {
-            let (a, b) = (self.tokens[at], found.tokens[at]);
-            bail!("token {at} is {b}, not {a}");
-        }
+    /// Compares what a client asked for.
+    fn same(&self, found: &Self) -> Result<()> {
+        first_difference("token", &self.tokens, &found.tokens)?;
         let (a, b) = (&self.text, &found.text);
         ensure!(a == b, "the text is {b:?}, not {a:?}");
         let (a, b) = (self.reason, found.reason);
         ensure!(a == b, "it ended by {b:?}, not {a:?}");
-        ensure!(!evidence || self == found, "equal tokens, but {found:?} is not {self:?}");
         Ok(())
     }
+
+    /// Compares that, and all that a client can be told about it.
+    fn identical(&self, found: &Self) -> Result<()> {
+        self.same(found)?;
+        first_difference("decision", &self.decisions, &found.decisions)?;
+        first_difference("statistics", &self.statistics, &found.statistics)?;
+        first_difference("log-probabilities", &self.logprobs, &found.logprobs)?;
+        let (a, b) = (self.rewinds, found.rewinds);
+        ensure!(a == b, "{b} rewinds, not {a}");
+        Ok(())
+    }
+}
+
+fn first_difference<T: PartialEq + Debug>(what: &str, expected: &[T], found: &[T]) -> Result<()> {
+    if let Some(at) = expected.iter().zip(found).position(|(a, b)| a != b) {
+        bail!("{what} {at}: {:?}, not {:?}", found[at], expected[at]);
+    }
+    ensure!(expected.len() == found.len(), "{what}: {}, not {}", found.len(), expected.len());
+    Ok(())
 }
 
 /// An engine over an executor that is new.
@@ -128,15 +144,15 @@ fn lossless<M: Machine>(machine: &M, temperature: f32) -> Result<()> {
         let together = serve(&mut engine, &requests)?;
         for (number, (shadow, answer)) in shadow.iter().zip(&together).enumerate() {
             let what = || format!("windows of {tokens}, request {number} of {}", requests.len());
-            shadow.same(answer, false).with_context(what)?;
+            shadow.same(answer).with_context(what)?;
             let count = |kind| answer.decisions.iter().filter(|&&one| one == kind).count();
             verified += count(Decision::Verified);
             rewound += count(Decision::Rewound);
         }
         let alone = serve(&mut engine, &requests[..1])?;
-        shadow[0].same(&alone[0], false).with_context(|| format!("windows of {tokens}, alone"))?;
+        shadow[0].same(&alone[0]).with_context(|| format!("windows of {tokens}, alone"))?;
         together[0]
-            .same(&alone[0], true)
+            .identical(&alone[0])
             .with_context(|| format!("windows of {tokens}, alone and not"))?;
     }
     // The draft is so poor that both come up; else nothing was tested.
@@ -147,7 +163,7 @@ fn lossless<M: Machine>(machine: &M, temperature: f32) -> Result<()> {
     let alone = requests(machine, Policy::Shadow, temperature).pop().context("a request")?;
     let found = serve(&mut engine, &[alone])?;
     let expected = shadow.last().context("a request")?;
-    expected.same(&found[0], true).context("the shadow alone")
+    expected.identical(&found[0]).context("the shadow alone")
 }
 
 /// Requests of every policy beside each other, against each alone.
@@ -180,7 +196,7 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
             let index = batch * count + number;
             let policy = policies[index % policies.len()];
             let detector = Detector::ALL[index % Detector::ALL.len()];
-            let temperature = if index % 3 == 0 { 0.0 } else { 0.8 };
+            let temperature = if index.is_multiple_of(3) { 0.0 } else { 0.8 };
             let request = requests(machine, policy, temperature).swap_remove(number);
             all.push(Request { gate: Gate { detector, threshold: median(detector)? }, ..request });
         }
@@ -202,7 +218,7 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
             let mut engine = engine(machine, pooled(verify_rows, verify_wait))?;
             let together = serve(&mut engine, batch)?;
             for (request, (expected, found)) in batch.iter().zip(expected.iter().zip(&together)) {
-                expected.same(found, true).with_context(|| {
+                expected.identical(found).with_context(|| {
                     let policy = request.policy;
                     format!("batch {number}, {policy}, verify_rows {verify_rows}, verify_wait {verify_wait}")
                 })?;
@@ -235,7 +251,7 @@ fn reruns<M: Machine>(machine: &M) -> Result<()> {
     {
         let found = serve(engine, &all)?;
         for (number, (expected, found)) in expected.iter().zip(&found).enumerate() {
-            expected.same(found, true).with_context(|| format!("{name}, request {number}"))?;
+            expected.identical(found).with_context(|| format!("{name}, request {number}"))?;
         }
     }
     Ok(())

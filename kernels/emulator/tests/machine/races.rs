@@ -92,10 +92,8 @@ impl Program {
 
     fn race(&self, a: &Access, b: &Access) -> bool {
         let meet = a.word == b.word && a.shared == b.shared && (!a.shared || a.block == b.block);
-        let conflict = match (a.deed, b.deed) {
-            (Deed::Load, Deed::Load) | (Deed::Atomic, Deed::Atomic) => false,
-            _ => true,
-        };
+        // Reads go together, and so do atomics.
+        let conflict = a.deed != b.deed || a.deed == Deed::Store;
         meet && conflict && !self.ordered(a, b)
     }
 
