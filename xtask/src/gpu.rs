@@ -31,10 +31,15 @@ Checks and measurements of Rewind on a GPU. Needs an NVIDIA driver for CUDA 13 (
 sm_80 (Ampere) or later, and a Linux no older than the one it was built on; nothing else.
 
   ./gpu-check    is it right?    8 minutes at most; exits with 0 if all is well, 2 if there is no GPU
-  ./gpu-bench    is it fast?     8 minutes at most; with python3 and torch it measures PyTorch too
+  ./gpu-bench    is it fast?     8 minutes at most; exits with 2 if there is no GPU
 
 Both print a table last and write gpu-<device>*.md and .json into the current folder (--output FOLDER).
-Keep those of a good run in docs/benchmarks/ of the checkout.
+Keep those of a good run in docs/benchmarks/ of the checkout. Parts can be run alone, see --help.
+
+  model.gguf             the demo model: gpu-check compares its answers with those of the CPU
+  peer.py                gpu-bench runs it where python3 has torch, to measure PyTorch beside Rewind
+  rewind                 the command line, to try by hand: ./rewind generate --help
+  libtriton_rewind.so    the backend, for a Triton server on that machine
 ";
 
 /// Checks on this machine's GPU, or says how to check on another.
@@ -78,6 +83,7 @@ fn lay_out(project: &Project, tools: &Tools) -> Result<PathBuf> {
     for file in ["gpu-check", "gpu-bench", "rewind", setup::LIBRARY] {
         setup::place(&project.release(file), &folder.join(file))?;
     }
+    setup::place(&project.path("tests/gpu/peer.py"), &folder.join("peer.py"))?;
     setup::link(&tools.model, &folder.join("model.gguf"))?;
     let readme = folder.join("README");
     fs::write(&readme, README).with_context(|| format!("cannot write {}", readme.display()))?;

@@ -87,9 +87,15 @@ mod tests {
     fn run(seconds: u64, mut second: impl FnMut() -> Result<()>) -> (Outcome, Vec<String>) {
         let budget = Budget::new(Duration::from_secs(seconds));
         let mut findings = Findings::default();
-        let outcome = each(&CASES, |case| case.name, &budget, &mut findings, |case| {
-            if case.name == "norm: two" { second() } else { Ok(()) }
-        });
+        let outcome = each(
+            &CASES,
+            |case| case.name,
+            &budget,
+            &mut findings,
+            |case| {
+                if case.name == "norm: two" { second() } else { Ok(()) }
+            },
+        );
         (outcome.unwrap(), findings.notes)
     }
 
@@ -112,9 +118,8 @@ mod tests {
     #[test]
     fn a_lost_device_ends_the_run() {
         let kernels = || Err(DeviceError::Lost("illegal address".into()).into());
-        let executor = || {
-            Err(ExecutorError::DeviceLost("illegal address".into())).context("the first pass")
-        };
+        let executor =
+            || Err(ExecutorError::DeviceLost("illegal address".into())).context("the first pass");
         for (outcome, notes) in [run(60, kernels), run(60, executor)] {
             assert_eq!(outcome, Outcome::Failed("1 of 3 cases failed, 1 passed".into()));
             assert_eq!(notes[1], "The device is lost; 1 cases were not run.");

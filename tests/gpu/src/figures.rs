@@ -25,7 +25,8 @@ pub fn median(values: &[f64]) -> f64 {
 pub fn interval(values: &[f64]) -> Interval {
     let mut state = 0x5DEE_CE66_D1CE_4E5B_u64;
     let mut index = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // The upper bits are the random ones; the product of two 32-bit numbers fits.
         (((state >> 32) * values.len() as u64) >> 32) as usize
     };

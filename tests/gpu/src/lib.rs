@@ -7,8 +7,18 @@
 
 pub mod bandwidth;
 pub mod budget;
+mod cases;
+mod child;
+pub mod demo;
+pub mod executor;
+pub mod figures;
 pub mod machine;
+pub mod peer;
 pub mod report;
+pub mod rig;
 pub mod sanitizer;
+pub mod shapes;
+pub mod speed;
 pub mod suite;
+pub mod traffic;
 mod witness;

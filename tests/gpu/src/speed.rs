@@ -85,10 +85,10 @@ pub struct Cell {
 }
 
 /// Draft steps of every shape and format, over every batch and context. `rate` is that of a copy, bytes
-/// a second. Also returns what was measured.
+/// a second. What was measured is added to `cells`.
 ///
 /// # Errors
-/// The device fails.
+/// The device fails; `cells` holds what was measured before.
 pub fn decode<D: Device>(
     open: Open<'_, D>,
     shapes: &[Shape],
@@ -96,70 +96,87 @@ pub fn decode<D: Device>(
     rate: f64,
     budget: &Budget,
     findings: &mut Findings,
-) -> Result<(Outcome, Vec<Cell>)> {
-    let title = format!("A draft step, mean of {} passes, two in flight", extent.passes);
+    cells: &mut Vec<Cell>,
+) -> Result<Outcome> {
+    let ran = decode_cells(open, shapes, extent, budget, findings, cells);
+    let title = format!(
+        "A draft step with statistics and gate, mean of {} passes, two in flight",
+        extent.passes
+    );
     let columns = ["shape", "draft", "batch", "context", "ms", "tokens/s", "GB read", "of a copy"];
     let mut table = Table::new(title, &columns);
-    let mut cells = Vec::new();
-    let jobs = DRAFTS.iter().flat_map(|&draft| shapes.iter().map(move |shape| (draft, shape)));
-    'jobs: for (draft, Shape { name, spec }) in jobs {
-        let late = || format!("No time was left from {name}, {draft} on.");
-        if budget.is_over() {
-            findings.notes.push(late());
-            break;
-        }
-        let most = |values: &[usize]| values.iter().copied().max().unwrap_or(1);
-        let (sequences, context) = (most(extent.batches), most(extent.contexts));
-        let room = Room { sequences, context, rows: extent.prompt.max(sequences) };
-        let copies = Copies { draft: Some(draft), shadow: false };
-        let Some(mut rig) = made(open()?, name, spec, copies, room, findings)? else { continue };
-        for &batch in extent.batches {
-            for &context in extent.contexts {
-                if budget.is_over() {
-                    findings.notes.push(late());
-                    break 'jobs;
-                }
-                if !rig.fits(batch, context) {
-                    let bytes = traffic::cache(spec, batch, context);
-                    let gb = bytes as f64 / 1e9;
-                    findings.notes.push(format!(
-                        "{name}, {draft}, batch {batch} at {context} does not fit: keys and values take {gb:.1} GB."
-                    ));
-                    continue;
-                }
-                let step = Step { batch, context, monitored: true };
-                let seconds = rig.decode(Weights::Draft, step, extent.passes)?;
-                let bytes =
-                    traffic::weights(spec, draft) + traffic::cache(spec, batch, context);
-                let cell = Cell { shape: name, draft, batch, context, seconds, bytes };
-                table.row([
-                    (*name).to_owned(),
-                    draft.to_string(),
-                    batch.to_string(),
-                    context.to_string(),
-                    milliseconds(seconds),
-                    format!("{:.0}", batch as f64 / seconds),
-                    format!("{:.2}", bytes as f64 / 1e9),
-                    fraction(bytes, seconds, rate),
-                ]);
-                println!("{name} {draft} {batch} x {context}: {} ms", milliseconds(seconds));
-                cells.push(cell);
-            }
-        }
+    for &Cell { shape, draft, batch, context, seconds, bytes } in cells.iter() {
+        table.row([
+            shape.to_owned(),
+            draft.to_string(),
+            batch.to_string(),
+            context.to_string(),
+            milliseconds(seconds),
+            format!("{:.0}", batch as f64 / seconds),
+            format!("{:.2}", bytes as f64 / 1e9),
+            fraction(bytes, seconds, rate),
+        ]);
     }
     findings.tables.push(table);
-    let outcome = match cells.first() {
-        None => Outcome::Skipped("nothing was measured".to_owned()),
-        Some(Cell { shape, draft, batch, context, seconds, bytes }) => {
-            Outcome::Passed(format!(
-                "{shape} {draft}, batch {batch} at {context}: {} ms, {} of a copy's rate ({} figures)",
-                milliseconds(*seconds),
-                fraction(*bytes, *seconds, rate),
-                cells.len()
-            ))
+    ran?;
+    let headline = cells.first().map(|&Cell { shape, draft, batch, context, seconds, bytes }| {
+        format!(
+            "{shape} {draft}, batch {batch} at {context}: {} ms, {} of a copy's rate ({} figures)",
+            milliseconds(seconds),
+            fraction(bytes, seconds, rate),
+            cells.len()
+        )
+    });
+    Ok(ended(headline))
+}
+
+fn decode_cells<D: Device>(
+    open: Open<'_, D>,
+    shapes: &[Shape],
+    extent: &Extent,
+    budget: &Budget,
+    findings: &mut Findings,
+    cells: &mut Vec<Cell>,
+) -> Result<()> {
+    let most = |values: &[usize]| values.iter().copied().max().unwrap_or(1);
+    let (sequences, context) = (most(extent.batches), most(extent.contexts));
+    let room = Room { sequences, context, rows: extent.prompt.max(sequences) };
+    for draft in DRAFTS {
+        let copies = Copies { draft: Some(draft), shadow: false };
+        let all =
+            each(open, shapes, copies, room, budget, findings, |Shape { name, spec }, rig| {
+                let mut notes = Vec::new();
+                for (&batch, &context) in pairs(extent.batches, extent.contexts) {
+                    let what = format!("{name}, {draft}, batch {batch} at {context}");
+                    if budget.is_over() {
+                        notes.push(format!("No time was left from {what} on."));
+                        break;
+                    }
+                    if !rig.fits(batch, context) {
+                        let gb = traffic::cache(spec, batch, context) as f64 / 1e9;
+                        notes
+                            .push(format!("{what} does not fit: keys and values take {gb:.1} GB."));
+                        continue;
+                    }
+                    let step = Step { batch, context, monitored: true };
+                    let seconds = rig.decode(Weights::Draft, step, extent.passes)?;
+                    println!("{what}: {} ms", milliseconds(seconds));
+                    let bytes =
+                        traffic::weights(spec, draft) + traffic::cache(spec, batch, context);
+                    cells.push(Cell { shape: name, draft, batch, context, seconds, bytes });
+                }
+                Ok(notes)
+            })?;
+        if !all {
+            break;
         }
-    };
-    Ok((outcome, cells))
+    }
+    Ok(())
+}
+
+/// Every one of the first with every one of the second.
+fn pairs<'a, T>(first: &'a [T], second: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> {
+    first.iter().flat_map(move |a| second.iter().map(move |b| (a, b)))
 }
 
 /// Shadow passes over 1 to 16 generated rows of one sequence: what verification costs.
@@ -183,7 +200,7 @@ pub fn shadow<D: Device>(
     let mut headline = None;
     let copies = Copies { draft: None, shadow: true };
     let room = Room { sequences: 1, context, rows: extent.prompt };
-    each(open, shapes, copies, room, budget, findings, |Shape { name, spec }, rig| {
+    let ran = each(open, shapes, copies, room, budget, findings, |Shape { name, spec }, rig| {
         let mut times = vec![Vec::new(); extent.verified.len()];
         for _ in 0..extent.rounds {
             for (times, &rows) in times.iter_mut().zip(extent.verified) {
@@ -205,9 +222,10 @@ pub fn shadow<D: Device>(
                 headline.get_or_insert(format!("{name}: 8 rows cost {ratio:.3} times one row"));
             }
         }
-        Ok(())
-    })?;
+        Ok(Vec::new())
+    });
     findings.tables.push(table);
+    ran?;
     Ok(ended(headline))
 }
 
@@ -232,7 +250,7 @@ pub fn monitor<D: Device>(
     let sequences = extent.monitored.iter().copied().max().unwrap_or(1);
     let room = Room { sequences, context, rows: extent.prompt.max(sequences) };
     let copies = Copies { draft: Some(DRAFT), shadow: false };
-    each(open, shapes, copies, room, budget, findings, |Shape { name, .. }, rig| {
+    let ran = each(open, shapes, copies, room, budget, findings, |Shape { name, .. }, rig| {
         for &batch in extent.monitored {
             let step = Step { batch, context, monitored: false };
             let pairs = rig.monitor(Weights::Draft, step, extent.pairs, extent.passes)?;
@@ -252,9 +270,10 @@ pub fn monitor<D: Device>(
             ]);
             headline.get_or_insert(line);
         }
-        Ok(())
-    })?;
+        Ok(Vec::new())
+    });
     findings.tables.push(table);
+    ran?;
     Ok(ended(headline))
 }
 
@@ -275,21 +294,25 @@ pub fn prefill<D: Device>(
     let mut headline = None;
     let room = Room { sequences: 1, context: tokens, rows: tokens };
     let copies = Copies { draft: Some(DRAFT), shadow: true };
-    each(open, shapes, copies, room, budget, findings, |Shape { name, .. }, rig| {
-        for (weights, what) in [(Weights::Draft, DRAFT.to_string()), (Weights::Full, "bf16, the shadow".to_owned())] {
+    let ran = each(open, shapes, copies, room, budget, findings, |Shape { name, .. }, rig| {
+        for (weights, what) in
+            [(Weights::Draft, DRAFT.to_string()), (Weights::Full, "bf16, the shadow".to_owned())]
+        {
             // A prompt is long enough to need no more.
             let seconds = rig.prefill(weights, tokens, extent.passes.div_ceil(5))?;
             let tokens_a_second = format!("{:.0}", tokens as f64 / seconds);
             headline.get_or_insert(format!("{name}, {what}: {tokens_a_second} tokens/s"));
             table.row([(*name).to_owned(), what, milliseconds(seconds), tokens_a_second]);
         }
-        Ok(())
-    })?;
+        Ok(Vec::new())
+    });
     findings.tables.push(table);
+    ran?;
     Ok(ended(headline))
 }
 
-/// Makes a rig of each shape and measures on it.
+/// Makes a rig of each shape and measures on it, which may give notes. Returns whether there was time
+/// for all.
 fn each<D: Device>(
     open: Open<'_, D>,
     shapes: &[Shape],
@@ -297,18 +320,19 @@ fn each<D: Device>(
     room: Room,
     budget: &Budget,
     findings: &mut Findings,
-    mut measure: impl FnMut(&Shape, &mut Rig<D>) -> Result<()>,
-) -> Result<()> {
+    mut measure: impl FnMut(&Shape, &mut Rig<D>) -> Result<Vec<String>>,
+) -> Result<bool> {
     for shape in shapes {
         if budget.is_over() {
-            findings.notes.push(format!("No time was left from {} on.", shape.name));
-            break;
+            let draft = said(copies);
+            findings.notes.push(format!("No time was left from {}, {draft} on.", shape.name));
+            return Ok(false);
         }
         if let Some(mut rig) = made(open()?, shape.name, &shape.spec, copies, room, findings)? {
-            measure(shape, &mut rig)?;
+            findings.notes.extend(measure(shape, &mut rig)?);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A rig, or a note that it does not fit.
@@ -323,12 +347,16 @@ fn made<D: Device>(
     match Rig::new(device, spec, copies, room) {
         Ok(rig) => Ok(Some(rig)),
         Err(error) if !is_lost(&error) && is_full(&error) => {
-            let draft = copies.draft.map_or_else(|| "no draft".to_owned(), |draft| draft.to_string());
-            findings.notes.push(format!("{name}, {draft} does not fit: {error:#}."));
+            findings.notes.push(format!("{name}, {} does not fit: {error:#}.", said(copies)));
             Ok(None)
         }
         Err(error) => Err(error.context(format!("{name} cannot be made"))),
     }
+}
+
+/// The weights, for people.
+fn said(copies: Copies) -> String {
+    copies.draft.map_or_else(|| "shadow alone".to_owned(), |draft| draft.to_string())
 }
 
 /// Whether memory was refused.
@@ -387,16 +415,18 @@ mod tests {
 
     #[test]
     fn decode_measures_every_cell_and_counts_its_bytes() {
-        let mut findings = Findings::default();
-        let (outcome, cells) =
-            decode(&emulator, &small(), &SMALL, 1e9, &hour(), &mut findings).unwrap();
+        let (mut findings, mut cells): (Findings, _) = Default::default();
+        let outcome =
+            decode(&emulator, &small(), &SMALL, 1e9, &hour(), &mut findings, &mut cells).unwrap();
         assert_eq!(cells.len(), 5 * 2 * 2);
         assert_eq!(findings.tables[0].rows.len(), cells.len());
-        assert!(matches!(&outcome, Outcome::Passed(line) if line.starts_with("small int4-g32, batch 1 at 33: ")));
+        assert!(
+            matches!(&outcome, Outcome::Passed(line) if line.starts_with("small int4-g32, batch 1 at 33: "))
+        );
         // Two layers, keys and values, two heads of 12 padded to 32, two bytes.
         let spec = &small()[0].spec;
         let cache = 3 * 64 * 2 * 2 * 2 * 32 * 2;
-        let last = cells.iter().filter(|cell| cell.draft == Format::Bf16).next_back().unwrap();
+        let last = cells.iter().rfind(|cell| cell.draft == Format::Bf16).unwrap();
         assert_eq!((last.batch, last.context), (3, 64));
         assert_eq!(last.bytes, traffic::weights(spec, Format::Bf16) + cache);
     }
@@ -405,11 +435,20 @@ mod tests {
     fn the_other_figures_are_measured() {
         let mut findings = Findings::default();
         let shadow = shadow(&emulator, &small(), &SMALL, 1e9, &hour(), &mut findings).unwrap();
-        assert!(matches!(&shadow, Outcome::Passed(line) if line.starts_with("small: 8 rows cost ")), "{shadow:?}");
+        assert!(
+            matches!(&shadow, Outcome::Passed(line) if line.starts_with("small: 8 rows cost ")),
+            "{shadow:?}"
+        );
         let monitor = monitor(&emulator, &small(), &SMALL, &hour(), &mut findings).unwrap();
-        assert!(matches!(&monitor, Outcome::Passed(line) if line.starts_with("small, batch 1: ")), "{monitor:?}");
+        assert!(
+            matches!(&monitor, Outcome::Passed(line) if line.starts_with("small, batch 1: ")),
+            "{monitor:?}"
+        );
         let prefill = prefill(&emulator, &small(), &SMALL, &hour(), &mut findings).unwrap();
-        assert!(matches!(&prefill, Outcome::Passed(line) if line.starts_with("small, int4-g32: ")), "{prefill:?}");
+        assert!(
+            matches!(&prefill, Outcome::Passed(line) if line.starts_with("small, int4-g32: ")),
+            "{prefill:?}"
+        );
         let rows: Vec<_> = findings.tables.iter().map(|table| table.rows.len()).collect();
         assert_eq!(rows, [2, 1, 2]);
         assert_eq!(findings.notes, Vec::<String>::new());
@@ -420,11 +459,11 @@ mod tests {
         let tight = |memory| {
             move || Ok(Emulator::new(Settings { checks: false, memory, ..Settings::default() })?)
         };
-        let mut findings = Findings::default();
+        let (mut findings, mut cells): (Findings, _) = Default::default();
         // Room for weights and buffers, not for all keys and values.
         let extent = Extent { batches: &[1, 64], contexts: &[64, 4096], ..SMALL };
-        let cells = decode(&tight(64 << 20), &small(), &extent, 1e9, &hour(), &mut findings);
-        let cells = cells.unwrap().1;
+        let open = tight(64 << 20);
+        decode(&open, &small(), &extent, 1e9, &hour(), &mut findings, &mut cells).unwrap();
         assert!(cells.iter().any(|cell| cell.batch == 64 && cell.context == 64));
         assert!(!cells.iter().any(|cell| cell.batch == 64 && cell.context == 4096));
         let note = "small, int4-g32, batch 64 at 4096 does not fit: keys and values take 0.1 GB.";
@@ -433,17 +472,33 @@ mod tests {
         let mut findings = Findings::default();
         let outcome = shadow(&tight(64 << 10), &small(), &SMALL, 1e9, &hour(), &mut findings);
         assert!(matches!(outcome, Ok(Outcome::Skipped(_))), "{outcome:?}");
-        assert!(findings.notes[0].starts_with("small, no draft does not fit: "), "{findings:?}");
+        assert!(
+            findings.notes[0].starts_with("small, shadow alone does not fit: "),
+            "{findings:?}"
+        );
     }
 
     #[test]
     fn time_that_is_over_is_said() {
-        let mut findings = Findings::default();
+        let (mut findings, mut cells): (Findings, _) = Default::default();
         let over = Budget::new(Duration::ZERO);
-        let (outcome, cells) =
-            decode(&emulator, &small(), &SMALL, 1e9, &over, &mut findings).unwrap();
+        let outcome =
+            decode(&emulator, &small(), &SMALL, 1e9, &over, &mut findings, &mut cells).unwrap();
         assert!(matches!(outcome, Outcome::Skipped(_)) && cells.is_empty());
         assert_eq!(findings.notes, ["No time was left from small, int4-g32 on."]);
+    }
+
+    #[test]
+    fn what_was_measured_before_an_error_is_kept() {
+        let opened = std::cell::Cell::new(0);
+        let open = || {
+            opened.set(opened.get() + 1);
+            if opened.get() > 1 { anyhow::bail!("the driver is gone") } else { emulator() }
+        };
+        let (mut findings, mut cells): (Findings, _) = Default::default();
+        let ended = decode(&open, &small(), &SMALL, 1e9, &hour(), &mut findings, &mut cells);
+        assert_eq!(ended.unwrap_err().to_string(), "the driver is gone");
+        assert_eq!((cells.len(), findings.tables[0].rows.len()), (4, 4));
     }
 
     #[test]

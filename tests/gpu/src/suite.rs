@@ -14,7 +14,13 @@ use crate::witness::Witness;
 /// # Errors
 /// None; what goes wrong is in the outcome.
 pub fn right(device: &mut dyn Device, budget: &Budget, findings: &mut Findings) -> Result<Outcome> {
-    each(&cases(), |case| case.name, budget, findings, |case| rewind_kernels_suite::run(case, device))
+    each(
+        &cases(),
+        |case| case.name,
+        budget,
+        findings,
+        |case| rewind_kernels_suite::run(case, device),
+    )
 }
 
 /// Runs every case three times and compares all bytes that come back.
@@ -26,17 +32,23 @@ pub fn repeatable(
     budget: &Budget,
     findings: &mut Findings,
 ) -> Result<Outcome> {
-    each(&cases(), |case| case.name, budget, findings, |case| {
-        let mut digest = || {
-            let mut witness = Witness::new(&mut *device);
-            rewind_kernels_suite::run(case, &mut witness)?;
-            Ok(witness.digest())
-        };
-        let first: Result<[u8; 32]> = digest();
-        let first = first?;
-        for run in 2..=3 {
-            anyhow::ensure!(digest()? == first, "run {run} gave other bits than the first");
-        }
-        Ok(())
-    })
+    each(
+        &cases(),
+        |case| case.name,
+        budget,
+        findings,
+        |case| {
+            let mut digest = || {
+                let mut witness = Witness::new(&mut *device);
+                rewind_kernels_suite::run(case, &mut witness)?;
+                Ok(witness.digest())
+            };
+            let first: Result<[u8; 32]> = digest();
+            let first = first?;
+            for run in 2..=3 {
+                anyhow::ensure!(digest()? == first, "run {run} gave other bits than the first");
+            }
+            Ok(())
+        },
+    )
 }

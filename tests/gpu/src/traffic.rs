@@ -40,7 +40,8 @@ mod tests {
             let layers = read - embedding;
             let close = |format: &str, expected: u64| {
                 let found = weights(spec, format.parse().unwrap());
-                assert!(found.abs_diff(expected) < expected / 1000, "{format}: {found} {expected}");
+                // Norms, and the scales of rows, are small change.
+                assert!(found.abs_diff(expected) < expected / 500, "{format}: {found} {expected}");
             };
             close("bf16", 2 * read);
             close("int8-g32", read * 17 / 16);

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::{Parser, ValueEnum};
+use rewind_executor_suite::Scale;
 use rewind_gpu::budget::Budget;
+use rewind_gpu::executor::Cuda;
 use rewind_gpu::report::Report;
-use rewind_gpu::{machine, sanitizer, suite};
+use rewind_gpu::{demo, executor, machine, sanitizer, suite};
 use rewind_kernels::Device;
 
 /// Checks kernels and engine on a GPU. Exits with 0 if all is well, 1 if something is wrong, 2 if there is
@@ -19,7 +21,10 @@ use rewind_kernels::Device;
 struct Options {
     /// GPU to use, by the driver's number
     #[arg(long, default_value_t = 0)]
-    gpu: usize,
+    gpu: u32,
+    /// Model of the section `model`; without it, model.gguf beside this program
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
     /// Run this section only; may be repeated
     #[arg(long, value_name = "SECTION")]
     only: Vec<Section>,
@@ -41,6 +46,10 @@ enum Section {
     Suite,
     /// Every kernel three times, the same bits
     Repeatable,
+    /// The executor over small models: exact, in any company the same, as the CPU's
+    Executor,
+    /// A real model: as on the CPU, lossless answers the shadow's, neighbours without a trace
+    Model,
     /// compute-sanitizer over the suite, where it is installed
     Sanitizer,
 }
@@ -58,14 +67,15 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<ExitCode> {
     let limit = Duration::try_from_secs_f64(options.minutes * 60.0)?;
     let budget = Budget::new(limit);
-    let mut device = match machine::open(options.gpu) {
+    let ordinal = options.gpu as usize;
+    let mut device = match machine::open(ordinal) {
         Ok(device) => device,
         Err(why) => {
             eprintln!("{why}");
             return Ok(ExitCode::from(2));
         }
     };
-    let particulars = machine::particulars(options.gpu);
+    let particulars = machine::particulars(ordinal);
     let mut report = Report::new("gpu-check", device.description(), particulars);
     for &section in Section::value_variants() {
         let name =
@@ -79,6 +89,19 @@ fn run(options: &Options) -> Result<ExitCode> {
             Section::Repeatable => report.section(&name, &budget, |findings| {
                 suite::repeatable(&mut device, &budget, findings)
             }),
+            // Sections share what is left so that a slow one does not eat up those behind it.
+            Section::Executor => report.section(&name, &budget, |findings| {
+                let open = move || machine::open(ordinal).map_err(Error::msg);
+                executor::right(&Cuda::new(Scale::FULL, open), &budget.share(0.5), findings)
+            }),
+            Section::Model => match demo::find(options.model.as_deref()) {
+                Err(why) => report.skip(&name, &why),
+                Ok(path) => report.section(&name, &budget, |findings| {
+                    use rewind_serving::Device::{Cpu, Cuda};
+                    let devices = [Cpu, Cuda(options.gpu)];
+                    demo::check(&path, devices, demo::Extent::FULL, &budget.share(0.6), findings)
+                }),
+            },
             Section::Sanitizer => match sanitizer::find() {
                 Err(why) => report.skip(&name, &why),
                 Ok(tool) => report.section(&name, &budget, |findings| {
