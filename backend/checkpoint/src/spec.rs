@@ -118,6 +118,17 @@ impl ModelSpec {
         }
     }
 
+    /// What is wrong with this shape, if anything: the readers of checkpoints have looked already, but
+    /// a shape may come from elsewhere, and executors index by it.
+    pub fn defect(&self) -> Option<String> {
+        self.validate().err().map(|fault| match fault {
+            Fault::Malformed { at, problem } => format!("{at} {problem}"),
+            Fault::Unsupported { at, found, supported } => {
+                format!("{at} is {found}; supported are {supported}")
+            }
+        })
+    }
+
     /// Checks what no reader can rely on otherwise: sizes in range, divisibility, constants finite,
     /// and that no shape overflows.
     pub(crate) fn validate(&self) -> Result<(), Fault> {

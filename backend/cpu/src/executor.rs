@@ -201,7 +201,7 @@ impl CpuExecutor {
     ) -> Result<Vec<RowResult>, Panicked> {
         let pool = &mut *self.pool.turn();
         let machine = &mut self.machine;
-        let mut results: Vec<_> = pass.rows.iter().map(|_| empty()).collect();
+        let mut results: Vec<_> = pass.rows.iter().map(|_| RowResult::empty()).collect();
         machine.layers(
             pool,
             &model.spec,
@@ -275,9 +275,9 @@ fn conclude(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratch) ->
     let raw = outputs.logits.then(|| logits.to_vec());
     if !summary.finite {
         let statistics = Statistics::NOT_FINITE;
-        return RowResult { statistics, suspect: true, logits: raw, ..empty() };
+        return RowResult { statistics, suspect: true, logits: raw, ..RowResult::empty() };
     }
-    let mut statistics = empty().statistics;
+    let mut statistics = Statistics::UNMEASURED;
     if wants_sums(row) {
         statistics = summary.statistics();
     }
@@ -303,32 +303,13 @@ fn conclude(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratch) ->
     }
     let suspect = row.gate.is_some_and(|gate| gate.is_suspect(&statistics));
     if !outputs.statistics {
-        statistics = Statistics { margin: statistics.margin, ..empty().statistics };
+        statistics = Statistics { margin: statistics.margin, ..Statistics::UNMEASURED };
     }
     let logprobs = match outputs.logprobs {
         Some(count) => sampling::logprobs(logits, token, count, summary.log_z()),
         None => Arc::new([]),
     };
     RowResult { token, runner_up, statistics, suspect, logprobs, logits: raw, tap: None }
-}
-
-/// The answer to a row that wants nothing.
-fn empty() -> RowResult {
-    RowResult {
-        token: None,
-        runner_up: None,
-        statistics: Statistics {
-            entropy: 0.0,
-            varentropy: 0.0,
-            top1: 0.0,
-            margin: 0.0,
-            finite: true,
-        },
-        suspect: false,
-        logprobs: Arc::new([]),
-        logits: None,
-        tap: None,
-    }
 }
 
 impl Executor for CpuExecutor {

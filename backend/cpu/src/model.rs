@@ -112,7 +112,9 @@ impl CpuModel {
         if options.draft.is_none() && !options.shadow {
             return Err(CpuError::NoWeights);
         }
-        check(spec)?;
+        if let Some(defect) = spec.defect() {
+            return Err(CpuError::Spec(defect));
+        }
         let mut done = 0;
         let mut get = |tensor: TensorName| {
             let found = source(tensor)
@@ -218,44 +220,6 @@ impl CpuModel {
     pub fn memory(&self) -> WeightMemory {
         self.sizes
     }
-}
-
-/// Checks what the code of this crate relies on; readers of checkpoints check the same, but a spec
-/// may come from elsewhere.
-fn check(spec: &ModelSpec) -> Result<(), CpuError> {
-    let sizes = [
-        ("vocabulary", spec.vocab_size),
-        ("hidden size", spec.hidden_size),
-        ("feed-forward size", spec.intermediate_size),
-        ("layers", spec.layers),
-        ("heads", spec.heads),
-        ("key-value heads", spec.kv_heads),
-        ("head size", spec.head_dim),
-    ];
-    for (what, size) in sizes {
-        if size == 0 || size > 1 << 24 {
-            return Err(CpuError::Spec(format!("{what} is {size}, not in 1..={}", 1 << 24)));
-        }
-    }
-    if spec.layers > usize::from(u16::MAX) {
-        return Err(CpuError::Spec(format!("{} layers, at most {} can be", spec.layers, u16::MAX)));
-    }
-    if !spec.heads.is_multiple_of(spec.kv_heads) {
-        return Err(CpuError::Spec(format!(
-            "{} heads are not a multiple of {} key-value heads",
-            spec.heads, spec.kv_heads
-        )));
-    }
-    if !spec.head_dim.is_multiple_of(2) {
-        return Err(CpuError::Spec(format!("the head size {} is odd", spec.head_dim)));
-    }
-    if spec.rope.frequencies(spec.head_dim).len() != spec.head_dim / 2 {
-        let expected = spec.head_dim / 2;
-        return Err(CpuError::Spec(format!(
-            "rotary divisors must be {expected}, one for each pair"
-        )));
-    }
-    Ok(())
 }
 
 struct Named {

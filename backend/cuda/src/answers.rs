@@ -9,11 +9,15 @@ use rewind_monitor::Statistics;
 /// The result of a row that went through the LM head, without logits and tap.
 pub(crate) fn result(outputs: &Outputs, answer: &Answer, entries: &[LogprobEntry]) -> RowResult {
     if answer.finite == 0 {
-        return RowResult { statistics: Statistics::NOT_FINITE, suspect: true, ..empty() };
+        return RowResult {
+            statistics: Statistics::NOT_FINITE,
+            suspect: true,
+            ..RowResult::empty()
+        };
     }
     let token = |id: u32| (id != NONE).then_some(id);
     let (mut chosen, mut runner_up) = (None, None);
-    let mut statistics = empty().statistics;
+    let mut statistics = Statistics::UNMEASURED;
     if outputs.statistics {
         statistics.entropy = answer.entropy;
         statistics.varentropy = answer.varentropy;
@@ -34,25 +38,6 @@ pub(crate) fn result(outputs: &Outputs, answer: &Answer, entries: &[LogprobEntry
         statistics,
         suspect: answer.suspect != 0,
         logprobs: if outputs.logprobs.is_some() { logprobs.collect() } else { Arc::new([]) },
-        logits: None,
-        tap: None,
-    }
-}
-
-/// The answer to a row that wants nothing.
-pub(crate) fn empty() -> RowResult {
-    RowResult {
-        token: None,
-        runner_up: None,
-        statistics: Statistics {
-            entropy: 0.0,
-            varentropy: 0.0,
-            top1: 0.0,
-            margin: 0.0,
-            finite: true,
-        },
-        suspect: false,
-        logprobs: Arc::new([]),
         logits: None,
         tap: None,
     }

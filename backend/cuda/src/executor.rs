@@ -330,7 +330,7 @@ impl<D: Device> CudaExecutor<D> {
         let answers: Vec<Answer> = self.fetch(answers)?;
         let entries: Vec<LogprobEntry> = self.fetch(entries)?;
         let mut entries = entries.chunks_exact(LOGPROB_ENTRIES as usize);
-        let mut results: Vec<_> = outputs.iter().map(|_| answers::empty()).collect();
+        let mut results: Vec<_> = outputs.iter().map(|_| RowResult::empty()).collect();
         for (&row, answer) in heads.iter().zip(&answers) {
             let entries = entries.next().unwrap_or_default();
             results[row] = answers::result(&outputs[row].1, answer, entries);

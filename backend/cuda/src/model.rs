@@ -341,39 +341,12 @@ impl Weights {
 
 /// Checks what kernels and executor rely on.
 fn check(spec: &ModelSpec) -> Result<(), CudaError> {
-    let sizes = [
-        ("vocabulary", spec.vocab_size),
-        ("hidden size", spec.hidden_size),
-        ("feed-forward size", spec.intermediate_size),
-        ("layers", spec.layers),
-        ("heads", spec.heads),
-        ("key-value heads", spec.kv_heads),
-        ("head size", spec.head_dim),
-    ];
-    for (what, size) in sizes {
-        if size == 0 || size > 1 << 24 {
-            return Err(CudaError::Spec(format!("{what} is {size}, not in 1..={}", 1 << 24)));
-        }
+    if let Some(defect) = spec.defect() {
+        return Err(CudaError::Spec(defect));
     }
-    if spec.layers > usize::from(u16::MAX) {
-        let most = u16::MAX;
-        return Err(CudaError::Spec(format!("{} layers, at most {most} can be", spec.layers)));
-    }
-    if !spec.heads.is_multiple_of(spec.kv_heads) {
-        return Err(CudaError::Spec(format!(
-            "{} heads are not a multiple of {} key-value heads",
-            spec.heads, spec.kv_heads
-        )));
-    }
-    if !spec.head_dim.is_multiple_of(2) || spec.head_dim > MAX_HEAD_DIM {
+    if spec.head_dim > MAX_HEAD_DIM {
         let dim = spec.head_dim;
-        return Err(CudaError::Spec(format!("the head size {dim} is odd or above {MAX_HEAD_DIM}")));
-    }
-    if spec.rope.frequencies(spec.head_dim).len() != spec.head_dim / 2 {
-        let expected = spec.head_dim / 2;
-        return Err(CudaError::Spec(format!(
-            "rotary divisors must be {expected}, one for each pair"
-        )));
+        return Err(CudaError::Spec(format!("head size is {dim}, not in 2..={MAX_HEAD_DIM}")));
     }
     Ok(())
 }

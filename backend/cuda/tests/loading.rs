@@ -155,9 +155,9 @@ fn defects_name_the_tensor() {
 fn sizes_out_of_range_are_refused() {
     let good = small_spec(Architecture::Llama, 300);
     for (message, spec) in [
-        ("5 heads are not a multiple of 2", ModelSpec { heads: 5, ..good.clone() }),
-        ("head size 7 is odd", ModelSpec { head_dim: 7, ..good.clone() }),
-        ("head size 258", ModelSpec { head_dim: 258, ..good.clone() }),
+        ("2 does not divide the 5 query heads", ModelSpec { heads: 5, ..good.clone() }),
+        ("head size is 7; rotary", ModelSpec { head_dim: 7, ..good.clone() }),
+        ("head size is 258", ModelSpec { head_dim: 258, ..good.clone() }),
         ("hidden size is 0", ModelSpec { hidden_size: 0, ..good.clone() }),
     ] {
         let error = empty(&spec).err().map(|error| error.to_string());

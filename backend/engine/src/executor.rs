@@ -185,6 +185,21 @@ pub struct RowResult {
     pub tap: Option<Vec<f32>>,
 }
 
+impl RowResult {
+    /// The answer to a row that wants nothing.
+    pub fn empty() -> Self {
+        Self {
+            token: None,
+            runner_up: None,
+            statistics: Statistics::UNMEASURED,
+            suspect: false,
+            logprobs: Arc::new([]),
+            logits: None,
+            tap: None,
+        }
+    }
+}
+
 /// Names a submitted pass until it is waited for.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);

@@ -22,6 +22,10 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Of a row that was not measured but for being finite.
+    pub const UNMEASURED: Self =
+        Self { entropy: 0.0, varentropy: 0.0, top1: 0.0, margin: 0.0, finite: true };
+
     /// The statistics of a row that held a NaN or an infinity.
     pub const NOT_FINITE: Self = Self {
         entropy: f32::NAN,

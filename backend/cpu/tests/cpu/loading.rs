@@ -129,5 +129,5 @@ fn defects_name_the_tensor() {
 
     let spec = ModelSpec { heads: 5, ..spec.clone() };
     let error = CpuModel::load(&spec, source, options, |_| ()).expect_err("5 heads, 2 key heads");
-    assert!(error.to_string().contains("5 heads are not a multiple of 2"), "{error}");
+    assert!(error.to_string().contains("2 does not divide the 5 query heads"), "{error}");
 }

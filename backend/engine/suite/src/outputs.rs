@@ -93,37 +93,23 @@ fn only_what_is_asked<M: Machine>(machine: &M) -> Result<()> {
         }
         Ok::<_, anyhow::Error>(first)
     };
-    let empty = || RowResult {
-        token: None,
-        runner_up: None,
-        statistics: Statistics {
-            entropy: 0.0,
-            varentropy: 0.0,
-            top1: 0.0,
-            margin: 0.0,
-            finite: true,
-        },
-        suspect: false,
-        logprobs: Arc::new([]),
-        logits: None,
-        tap: None,
-    };
     let all = ask(everything(2))?;
-    same_row(&empty(), &ask(Outputs::default())?).context("nothing")?;
+    same_row(&RowResult::empty(), &ask(Outputs::default())?).context("nothing")?;
 
     let found = ask(Outputs { choose: Some(greedy(2)), ..Outputs::default() })?;
-    let margin = Statistics { margin: all.statistics.margin, ..empty().statistics };
+    let margin = Statistics { margin: all.statistics.margin, ..Statistics::UNMEASURED };
     let (token, runner_up) = (all.token, all.runner_up);
-    let expected = RowResult { token, runner_up, statistics: margin, ..empty() };
+    let expected = RowResult { token, runner_up, statistics: margin, ..RowResult::empty() };
     same_row(&expected, &found).context("a choice")?;
 
     let found = ask(Outputs { statistics: true, ..Outputs::default() })?;
     let statistics = Statistics { margin: 0.0, ..all.statistics };
-    same_row(&RowResult { statistics, ..empty() }, &found).context("statistics")?;
+    same_row(&RowResult { statistics, ..RowResult::empty() }, &found).context("statistics")?;
 
     let found = ask(Outputs { logprobs: Some(2), ..Outputs::default() })?;
     let logprobs = all.logprobs[1..3].into();
-    same_row(&RowResult { logprobs, ..empty() }, &found).context("log-probabilities alone")?;
+    same_row(&RowResult { logprobs, ..RowResult::empty() }, &found)
+        .context("log-probabilities alone")?;
 
     let choose = Some(greedy(2));
     let found = ask(Outputs { choose, logprobs: Some(0), ..Outputs::default() })?;
@@ -131,7 +117,7 @@ fn only_what_is_asked<M: Machine>(machine: &M) -> Result<()> {
     same_row(&RowResult { logprobs, ..expected }, &found).context("the choice's")?;
 
     let found = ask(Outputs { logits: true, ..Outputs::default() })?;
-    same_row(&RowResult { logits: all.logits, ..empty() }, &found).context("logits")
+    same_row(&RowResult { logits: all.logits, ..RowResult::empty() }, &found).context("logits")
 }
 
 fn taps<M: Machine>(machine: &M) -> Result<()> {
