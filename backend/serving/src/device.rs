@@ -103,7 +103,7 @@ impl Device {
                     }
                 });
                 let processor = Processor::Cuda(ordinal);
-                found.map_err(|source| LoadError::Device { processor, source })
+                found.map_err(|missing| LoadError::Device { processor, missing })
             }
         }
     }

@@ -55,13 +55,13 @@ pub enum LoadError {
     /// The GPU that was asked for cannot be used.
     #[error(
         "device {processor} cannot be used: {}. Devices \"cpu\" and \"auto\" serve without a GPU",
-        with_causes(.source)
+        with_causes(.missing)
     )]
     Device {
         /// The GPU.
         processor: Processor,
-        /// What is missing.
-        source: CudaError,
+        /// What is missing; told in full above, so no source that a caller would print again.
+        missing: CudaError,
     },
     /// Weights and keys and values exceed the GPU's memory.
     #[error(transparent)]
@@ -69,13 +69,13 @@ pub enum LoadError {
     /// The GPU executor did not take the model.
     #[error(
         "cannot prepare the model on {processor}: {}; device \"cpu\" serves it without a GPU",
-        with_causes(.source)
+        with_causes(.why)
     )]
     Cuda {
         /// The GPU.
         processor: Processor,
-        /// Why not.
-        source: CudaError,
+        /// Why not; told in full above, so no source that a caller would print again.
+        why: CudaError,
     },
     /// The sequence length exceeds what the model was made for.
     #[error("max_sequence_length is {asked}: this model was made for at most {made_for} tokens")]

@@ -9,7 +9,7 @@ use crate::error::CudaError;
 /// The GPUs of this machine, in the driver's order, which is that of `cuda:N`.
 ///
 /// # Errors
-/// What is missing: kernels in this build, the driver, a GPU.
+/// What is missing: the driver, a GPU, kernels in this build.
 pub fn gpus() -> Result<Vec<Description>, CudaError> {
     ready()?;
     let count = result::device::get_count().map_err(|error| CudaError::Driver(lost(error)))?;
@@ -28,14 +28,14 @@ pub fn is_supported(gpu: &Description) -> bool {
 
 /// Starts the driver.
 pub(super) fn ready() -> Result<(), CudaError> {
-    rewind_kernels::binary()?;
     // Asked before anything else: without the library, the first call of cudarc would panic.
     // SAFETY: opens a shared library, whose initializers are NVIDIA's.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
     }
     match result::init() {
-        Ok(()) => Ok(()),
+        // Last: where there is no GPU, kernels are not what is missing.
+        Ok(()) => Ok(rewind_kernels::binary().map(drop)?),
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(CudaError::NoGpu),
         Err(error) => Err(CudaError::Driver(lost(error))),
     }

@@ -28,10 +28,10 @@ pub(super) fn load(
     progress: &mut dyn FnMut(f32),
 ) -> Result<Loaded, LoadError> {
     let processor = Processor::Cuda(ordinal);
-    let failed = |source| LoadError::Cuda { processor, source };
+    let failed = |why| LoadError::Cuda { processor, why };
     let (spec, options) = (source.model.spec(), source.options);
-    let driver =
-        Driver::open(ordinal as usize).map_err(|source| LoadError::Device { processor, source })?;
+    let driver = Driver::open(ordinal as usize)
+        .map_err(|missing| LoadError::Device { processor, missing })?;
     let free = driver.description().free_memory;
     check_memory(source, processor, free)?;
 
