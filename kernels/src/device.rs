@@ -163,7 +163,7 @@ pub struct Graph(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostMemory(pub usize);
 
-/// Names a point of the stream or the end of a prefetch.
+/// Names a point of the stream or the end of a prefetch; good until 256 later ones were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark(pub u64);
 

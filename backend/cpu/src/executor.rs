@@ -8,7 +8,7 @@ use rewind_engine::{
     Choose, Executor, ExecutorError, Input, Limits, Pass, Row, RowResult, Ticket, Token, Weights,
     validate,
 };
-use rewind_monitor::{Detector, Statistics};
+use rewind_monitor::Statistics;
 
 use crate::arch::Isa;
 use crate::error::CpuError;
@@ -219,7 +219,7 @@ impl CpuExecutor {
             (0..rows.len()).filter(|&row| pass.rows[row].outputs.needs_head()).collect();
         for rows in with_head.chunks(HEAD_ROWS) {
             let row = |number: usize| &pass.rows[rows[number]];
-            let sums: Vec<_> = (0..rows.len()).map(|number| wants_sums(row(number))).collect();
+            let sums: Vec<_> = (0..rows.len()).map(|number| row(number).needs_sums()).collect();
             machine.head(pool, &model.spec, weights, rows, &sums)?;
             let spread = (0..rows.len()).any(|number| !is_cheap(row(number)));
             let concluded = machine.conclude(
@@ -253,12 +253,6 @@ fn activations(weights: &model::Weights) -> &'static str {
     if integer { "int8-b32 activations" } else { "f32 activations" }
 }
 
-/// Whether the sums over the row are needed.
-fn wants_sums(row: &Row) -> bool {
-    let gated = row.gate.is_some_and(|gate| gate.detector != Detector::Margin);
-    row.outputs.statistics || row.outputs.logprobs.is_some() || gated
-}
-
 /// Whether choosing is no more than reading the summary.
 fn is_plain(choose: &Choose) -> bool {
     choose.sampling.is_plain_argmax() && choose.banned.is_empty() && choose.mask.is_none()
@@ -278,7 +272,7 @@ fn conclude(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratch) ->
         return RowResult { statistics, suspect: true, logits: raw, ..RowResult::empty() };
     }
     let mut statistics = Statistics::UNMEASURED;
-    if wants_sums(row) {
+    if row.needs_sums() {
         statistics = summary.statistics();
     }
     let (mut token, mut runner_up) = (None, None);

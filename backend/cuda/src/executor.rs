@@ -57,7 +57,8 @@ pub struct CudaExecutor<D: Device = Driver> {
     model: CudaModel<D>,
     limits: Limits,
     buffers: Buffers,
-    lists: Lists,
+    /// For biases, seen tokens, bans and masks, which have no fixed size.
+    lists: rewind_kernels::Memory,
     graphs: Graphs,
     /// Slots that have chosen a token.
     chosen: Vec<bool>,
@@ -65,12 +66,6 @@ pub struct CudaExecutor<D: Device = Driver> {
     next_ticket: u64,
     /// Why the device answers nothing any more.
     lost: Option<String>,
-}
-
-/// Device memory for biases, seen tokens, bans and masks, which have no fixed size.
-#[derive(Clone, Copy, Debug)]
-struct Lists {
-    memory: rewind_kernels::Memory,
 }
 
 /// Recorded passes.
@@ -144,7 +139,7 @@ impl<D: Device> CudaExecutor<D> {
             positions: size("positions", config.positions, MOST)?,
         };
         let buffers = Buffers::new(&mut model, &limits)?;
-        let memory = model.take("buffers", FIRST_LISTS * size_of::<u32>(), Fill::Nothing)?;
+        let lists = model.take("buffers", FIRST_LISTS * size_of::<u32>(), Fill::Nothing)?;
         let description = model.device.description();
         tracing::info!(
             gpu = description.name,
@@ -154,7 +149,7 @@ impl<D: Device> CudaExecutor<D> {
         );
         Ok(Self {
             chosen: vec![false; config.slots],
-            lists: Lists { memory },
+            lists,
             graphs: Graphs::default(),
             in_flight: HashMap::new(),
             next_ticket: 0,
@@ -168,7 +163,7 @@ impl<D: Device> CudaExecutor<D> {
     /// Memory that this executor holds.
     pub fn memory(&self) -> Memory {
         let Buffers { kv_bytes, bytes, .. } = self.buffers;
-        let lists = self.lists.memory.bytes;
+        let lists = self.lists.bytes;
         Memory { weights: self.model.memory(), kv: kv_bytes, buffers: bytes + lists }
     }
 
@@ -226,7 +221,7 @@ impl<D: Device> CudaExecutor<D> {
         self.model.device.upload(&staging.block(shape), self.buffers.block)?;
         if !staging.lists.words().is_empty() {
             let lists = bytemuck::cast_slice(staging.lists.words());
-            self.model.device.upload(lists, self.lists.memory.address)?;
+            self.model.device.upload(lists, self.lists.address)?;
         }
         let known = key.and_then(|key| self.graphs.recorded.get(&key).copied());
         if let Some(graph) = known {
@@ -249,7 +244,7 @@ impl<D: Device> CudaExecutor<D> {
                 shape,
                 generated: key.map_or(staging.generated, |key| key.rows),
                 splits: key.map_or(splits, |key| key.splits),
-                lists: self.lists.memory.address,
+                lists: self.lists.address,
                 general: staging.has_general(),
                 logprobs: staging.has_logprobs(),
             };
@@ -314,11 +309,11 @@ impl<D: Device> CudaExecutor<D> {
     /// Sees to it that the lists fit.
     fn room_for(&mut self, staging: &Staging) -> Result<(), DeviceError> {
         let needed = size_of_val(staging.lists.words());
-        if needed > self.lists.memory.bytes {
+        if needed > self.lists.bytes {
             let device = &mut self.model.device;
             let memory = device.allocate(needed.next_power_of_two(), Fill::Nothing)?;
-            device.free(self.lists.memory)?;
-            self.lists.memory = memory;
+            device.free(self.lists)?;
+            self.lists = memory;
             // They have the old address in them.
             self.graphs.recorded.retain(|key, _| !key.general);
         }

@@ -189,16 +189,16 @@ impl<D: Device> CudaModel<D> {
                 let all = tensors.iter().map(|&tensor| get(name(tensor)));
                 loader.vector(&all.collect::<Result<Vec<_>, _>>()?)
             };
-            let none = Ok(Address::NULL);
+            let mut vectors_if = |wanted: bool, tensors: &[T]| match wanted {
+                true => vectors(tensors),
+                false => Ok(Address::NULL),
+            };
             let vectors = Vectors {
-                attention_norm: vectors(&[T::AttentionNorm])?,
-                feed_forward_norm: vectors(&[T::FeedForwardNorm])?,
-                qkv_bias: match spec.qkv_bias {
-                    true => vectors(&[T::QueryBias, T::KeyBias, T::ValueBias])?,
-                    false => Address::NULL,
-                },
-                query_norm: if spec.qk_norm { vectors(&[T::QueryNorm]) } else { none }?,
-                key_norm: if spec.qk_norm { vectors(&[T::KeyNorm])? } else { Address::NULL },
+                attention_norm: vectors_if(true, &[T::AttentionNorm])?,
+                feed_forward_norm: vectors_if(true, &[T::FeedForwardNorm])?,
+                qkv_bias: vectors_if(spec.qkv_bias, &[T::QueryBias, T::KeyBias, T::ValueBias])?,
+                query_norm: vectors_if(spec.qk_norm, &[T::QueryNorm])?,
+                key_norm: vectors_if(spec.qk_norm, &[T::KeyNorm])?,
             };
             let mut draft = Vec::new();
             for &(tensors, order) in PRODUCTS {

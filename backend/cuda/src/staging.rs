@@ -166,7 +166,7 @@ impl Staging {
     fn choice(&mut self, row: &Row, vocabulary: u32) -> Choice {
         let outputs = &row.outputs;
         let mut choice = Choice { position: row.position + 1, ..Choice::PADDING };
-        if wants_sums(row) {
+        if row.needs_sums() {
             choice.flags |= CHOICE_SUMS;
         }
         if let Some(gate) = row.gate {
@@ -258,12 +258,6 @@ fn fill<T: Pod>(section: &mut [u8], values: &[T], len: usize, padding: T) {
 /// Pages in a page table of the device.
 pub(crate) fn table_width(limits: &Limits) -> usize {
     limits.positions.div_ceil(PAGE_TOKENS) as usize
-}
-
-/// Whether the sums over the row are needed.
-pub(crate) fn wants_sums(row: &Row) -> bool {
-    let gated = row.gate.is_some_and(|gate| gate.detector != Detector::Margin);
-    row.outputs.statistics || row.outputs.logprobs.is_some() || gated
 }
 
 /// Addresses of the sections in device memory.

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rewind_monitor::{Gate, Statistics};
+use rewind_monitor::{Detector, Gate, Statistics};
 
 use crate::pages::PageId;
 use crate::sampling::{History, Sampling};
@@ -111,6 +111,15 @@ pub struct Row {
     pub gate: Option<Gate>,
     /// Adapter to add.
     pub adapter: Option<Adapter>,
+}
+
+impl Row {
+    /// Whether sums over all logits are needed: for statistics, log-probabilities, or a gate on anything
+    /// but the margin.
+    pub fn needs_sums(&self) -> bool {
+        let gated = self.gate.is_some_and(|gate| gate.detector != Detector::Margin);
+        self.outputs.statistics || self.outputs.logprobs.is_some() || gated
+    }
 }
 
 /// Pages of one sequence: entry `i` holds positions `i * page_tokens ..`.

@@ -72,7 +72,7 @@ unsafe impl Send for Driver {}
 const RING_BYTES: usize = 4 << 20;
 /// Buffers of the upload ring.
 const RING_LEN: usize = 4;
-/// Marks that are kept; older ones have been waited for.
+/// Marks that are kept, as [`Mark`] promises.
 const KEPT_MARKS: u64 = 256;
 /// Dynamic shared memory that needs no opting in.
 const DEFAULT_SHARED: u32 = 48 << 10;
