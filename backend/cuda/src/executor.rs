@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use rewind_engine::{
-    Executor, ExecutorError, Input, Limits, Outputs, Pass, RowResult, Slot, Ticket, Weights,
+    Executor, ExecutorError, Input, Limits, Outputs, Pass, Row, RowResult, Ticket, Weights,
     validate,
 };
 use rewind_kernels::arguments::{Address, Answer, LOGPROB_ENTRIES, LogprobEntry, PAGE_TOKENS};
@@ -91,8 +91,8 @@ struct Key {
 /// A submitted pass.
 #[derive(Debug)]
 struct InFlight {
-    /// The slot of each row of the pass, and what the row wants.
-    outputs: Vec<(Slot, Outputs)>,
+    /// The rows of the pass.
+    rows: Vec<Row>,
     /// The row of the pass for each row of the LM head.
     heads: Vec<usize>,
     answers: Option<Download>,
@@ -196,7 +196,7 @@ impl<D: Device> CudaExecutor<D> {
         }
     }
 
-    /// Queues a valid pass.
+    /// Queues a valid pass, whose rows the caller adds to what is returned.
     fn queue(&mut self, pass: &Pass) -> Result<InFlight, DeviceError> {
         let heads = self.model.spec.heads as u32;
         let tile_rows = geometry::prompt_rows(&self.buffers.cache, heads);
@@ -204,7 +204,7 @@ impl<D: Device> CudaExecutor<D> {
         self.room_for(&staging)?;
         let exact = staging.shape();
         let mut in_flight = InFlight {
-            outputs: pass.rows.iter().map(|row| (row.slot, row.outputs.clone())).collect(),
+            rows: Vec::new(),
             heads: staging.index().iter().map(|&row| staging.order[row as usize]).collect(),
             answers: None,
             entries: None,
@@ -321,19 +321,19 @@ impl<D: Device> CudaExecutor<D> {
     }
 
     fn collect(&mut self, pass: InFlight) -> Result<Vec<RowResult>, DeviceError> {
-        let InFlight { outputs, heads, answers, entries, logits, taps } = pass;
+        let InFlight { rows, heads, answers, entries, logits, taps } = pass;
         let answers: Vec<Answer> = self.fetch(answers)?;
         let entries: Vec<LogprobEntry> = self.fetch(entries)?;
         let mut entries = entries.chunks_exact(LOGPROB_ENTRIES as usize);
-        let mut results: Vec<_> = outputs.iter().map(|_| RowResult::empty()).collect();
+        let mut results: Vec<_> = rows.iter().map(|_| RowResult::empty()).collect();
         for (&row, answer) in heads.iter().zip(&answers) {
             let entries = entries.next().unwrap_or_default();
-            results[row] = answers::result(&outputs[row].1, answer, entries);
+            results[row] = answers::result(&rows[row].outputs, answer, entries);
         }
         // A row that was not finite has chosen nothing that a later row could be fed.
-        for ((slot, outputs), result) in outputs.iter().zip(&results) {
-            if outputs.choose.is_some() {
-                self.chosen[slot.0 as usize] = result.token.is_some();
+        for (row, result) in rows.iter().zip(&results) {
+            if row.outputs.choose.is_some() {
+                self.chosen[row.slot.0 as usize] = result.token.is_some();
             }
         }
         for (row, download) in logits {
@@ -448,7 +448,7 @@ impl<D: Device> Executor for CudaExecutor<D> {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.in_flight.insert(ticket, queued);
+        self.in_flight.insert(ticket, InFlight { rows: pass.rows, ..queued });
         Ok(Ticket(ticket))
     }
 
