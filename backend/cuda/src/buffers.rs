@@ -106,20 +106,49 @@ impl Buffers {
         limits: &Limits,
     ) -> Result<Self, CudaError> {
         let spec = model.spec.clone();
+        let mut buffers = Self::lay_out(&spec, limits, |bytes, fill| {
+            Ok(model.take("buffers", bytes.max(1), fill)?.address)
+        })?;
+        buffers.kv_bytes = page_elements(&spec)
+            .checked_mul(limits.pages as usize)
+            .and_then(|elements| elements.checked_mul(size_of::<u16>()))
+            .ok_or(TOO_LARGE)?;
+        buffers.cache.data = model.take("keys and values", buffers.kv_bytes, Fill::Zeros)?.address;
+        let frequencies = spec.rope.frequencies(spec.head_dim);
+        let tables = [(f64::cos as fn(f64) -> f64, buffers.cosines), (f64::sin, buffers.sines)];
+        for (function, address) in tables {
+            let table = angle_table(&frequencies, limits.positions, function);
+            model.device.upload(bytemuck::cast_slice(&table), address)?;
+        }
+        Ok(buffers)
+    }
+
+    /// What [`Buffers::new`] takes, but for keys and values, in bytes.
+    pub(crate) fn needed(spec: &ModelSpec, limits: &Limits) -> Result<usize, CudaError> {
+        Ok(Self::lay_out(spec, limits, |_, _| Ok(Address::NULL))?.bytes)
+    }
+
+    /// All but keys and values, with memory from `allocate`, which is told bytes and what they are
+    /// to hold.
+    fn lay_out(
+        spec: &ModelSpec,
+        limits: &Limits,
+        mut allocate: impl FnMut(usize, Fill) -> Result<Address, CudaError>,
+    ) -> Result<Self, CudaError> {
         let (rows, slots) = (limits.rows as usize, limits.slots as usize);
         let head_rows = HEAD_ROWS.min(rows);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let splits = (limits.positions as usize).div_ceil(SPLIT as usize);
         let logits_stride = sampling::logits_stride(limits.vocabulary) as usize;
         let logit_tiles = sampling::tiles(limits.vocabulary) as usize;
-        let mut cache = cache(&spec, limits.pages);
+        let cache = cache(spec, limits.pages);
         let block = largest_shape(limits).sections(table_width(limits)).end;
 
         let mut bytes = 0;
         let mut take = |elements: usize, size: usize, fill| {
             let wanted = elements.checked_mul(size).ok_or(TOO_LARGE)?;
             bytes += wanted;
-            Ok::<_, CudaError>(model.take("buffers", wanted.max(1), fill)?.address)
+            allocate(wanted, fill)
         };
         let mut activations = |rows: usize, cols: usize| {
             let stride = cols.next_multiple_of(INPUT_UNIT);
@@ -149,18 +178,6 @@ impl Buffers {
             take(rows * LOGPROB_ENTRIES as usize, size_of::<LogprobEntry>(), Fill::Zeros)?;
         let last = take(slots, size_of::<u32>(), Fill::Zeros)?;
         let block = take(block, 1, Fill::Nothing)?;
-
-        let pages = limits.pages as usize;
-        let kv_bytes = page_elements(&spec)
-            .checked_mul(pages)
-            .and_then(|elements| elements.checked_mul(size_of::<u16>()))
-            .ok_or(TOO_LARGE)?;
-        cache.data = model.take("keys and values", kv_bytes, Fill::Zeros)?.address;
-        let frequencies = spec.rope.frequencies(spec.head_dim);
-        for (function, address) in [(f64::cos as fn(f64) -> f64, cosines), (f64::sin, sines)] {
-            let table = angle_table(&frequencies, limits.positions, function);
-            model.device.upload(bytemuck::cast_slice(&table), address)?;
-        }
         Ok(Self {
             block,
             last,
@@ -184,7 +201,7 @@ impl Buffers {
             splits,
             logits_stride,
             logit_tiles,
-            kv_bytes,
+            kv_bytes: 0,
             bytes,
         })
     }

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use rewind_checkpoint::ModelSpec;
 use rewind_engine::{
     Executor, ExecutorError, Input, Limits, Outputs, Pass, Row, RowResult, Ticket, Weights,
     validate,
@@ -38,6 +39,27 @@ pub struct Config {
     pub pages: usize,
     /// Longest sequence, in tokens.
     pub positions: usize,
+}
+
+impl Config {
+    /// What the engine is told, for a model that `model::check` has found no fault with.
+    fn limits(self, spec: &ModelSpec) -> Result<Limits, CudaError> {
+        let size = |setting, value: usize, most: usize| {
+            let allowed = "between 1 and what the kernels index (2^31 - 1; 2^16 rows)";
+            let fits = (1..=most).contains(&value);
+            fits.then_some(value as u32).ok_or(CudaError::Setting { setting, value, allowed })
+        };
+        const MOST: usize = i32::MAX as usize;
+        Ok(Limits {
+            vocabulary: spec.vocab_size as u32,
+            layers: spec.layers as u16,
+            slots: size("slots", self.slots, MOST)?,
+            rows: size("rows", self.rows, 1 << 16)?,
+            pages: size("pages", self.pages, MOST)?,
+            page_tokens: PAGE_TOKENS,
+            positions: size("positions", self.positions, MOST)?,
+        })
+    }
 }
 
 /// Memory of an executor, in bytes.
@@ -110,8 +132,18 @@ const FIRST_LISTS: usize = 1 << 16;
 
 impl<D: Device> CudaExecutor<D> {
     /// Memory of one KV page of this model, bytes, every layer included.
-    pub fn page_bytes(spec: &rewind_checkpoint::ModelSpec) -> usize {
+    pub fn page_bytes(spec: &ModelSpec) -> usize {
         page_elements(spec) * size_of::<u16>()
+    }
+
+    /// Device memory that an executor of these sizes takes besides weights and KV pages, bytes;
+    /// only longer lists (biases, penalties) than usual ever make it more.
+    ///
+    /// # Errors
+    /// A size is 0 or too large, or the kernels cannot do the model.
+    pub fn buffer_bytes(spec: &ModelSpec, config: Config) -> Result<usize, CudaError> {
+        model::check(spec)?;
+        Ok(Buffers::needed(spec, &config.limits(spec)?)? + FIRST_LISTS * size_of::<u32>())
     }
 
     /// An executor for this model.
@@ -122,22 +154,7 @@ impl<D: Device> CudaExecutor<D> {
         if model.draft.is_none() && model.shadow.is_none() {
             return Err(CudaError::NoWeights);
         }
-        let size = |setting, value: usize, most: usize| {
-            let allowed = "between 1 and what the kernels index (2^31 - 1; 2^16 rows)";
-            let fits = (1..=most).contains(&value);
-            fits.then_some(value as u32).ok_or(CudaError::Setting { setting, value, allowed })
-        };
-        const MOST: usize = i32::MAX as usize;
-        let limits = Limits {
-            // `CudaModel::new` has bounded both.
-            vocabulary: model.spec.vocab_size as u32,
-            layers: model.spec.layers as u16,
-            slots: size("slots", config.slots, MOST)?,
-            rows: size("rows", config.rows, 1 << 16)?,
-            pages: size("pages", config.pages, MOST)?,
-            page_tokens: PAGE_TOKENS,
-            positions: size("positions", config.positions, MOST)?,
-        };
+        let limits = config.limits(&model.spec)?;
         let buffers = Buffers::new(&mut model, &limits)?;
         let lists = model.take("buffers", FIRST_LISTS * size_of::<u32>(), Fill::Nothing)?;
         let description = model.device.description();

@@ -340,7 +340,7 @@ impl Weights {
 }
 
 /// Checks what kernels and executor rely on.
-fn check(spec: &ModelSpec) -> Result<(), CudaError> {
+pub(crate) fn check(spec: &ModelSpec) -> Result<(), CudaError> {
     if let Some(defect) = spec.defect() {
         return Err(CudaError::Spec(defect));
     }

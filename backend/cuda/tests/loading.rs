@@ -84,6 +84,24 @@ fn what_draft_and_shadow_share_exists_once() {
 }
 
 #[test]
+fn buffers_are_known_before_they_are_taken() {
+    let model = tiny(Architecture::Qwen3, Precision::Bf16);
+    for config in [CONFIG, Config { slots: 9, rows: 100, pages: 40, positions: 300 }] {
+        let loaded = load(&model, options(INT4, true, Placement::Device)).unwrap();
+        let free = loaded.free_memory();
+        let told = CudaExecutor::<Emulator>::buffer_bytes(&model.spec, config).unwrap();
+        let page = CudaExecutor::<Emulator>::page_bytes(&model.spec);
+        let executor = CudaExecutor::new(loaded, config).unwrap();
+        let memory = executor.memory();
+        assert_eq!((memory.buffers, memory.kv), (told, config.pages * page));
+        let taken = free - executor.model().free_memory();
+        assert_eq!(taken, (memory.buffers + memory.kv) as u64);
+    }
+    let none = CudaExecutor::<Emulator>::buffer_bytes(&model.spec, Config { rows: 0, ..CONFIG });
+    assert!(matches!(none, Err(CudaError::Setting { setting: "rows", .. })), "{none:?}");
+}
+
+#[test]
 fn each_copy_of_the_weights_has_its_kernels() {
     let model = tiny(Architecture::Llama, Precision::Bf16);
     let lines = |draft, placement| {

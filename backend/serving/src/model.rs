@@ -70,8 +70,8 @@ impl Model {
     /// core; sequences of up to 4096 tokens or the model's own limit, whichever is less; 64 sequences
     /// at once; a row for each of them and 128 (on a GPU 512) more in a pass. On the CPU, KV memory for
     /// 8 sequences of full length, at most a quarter of the machine's (or the control group's) memory;
-    /// on a GPU, for all sequences at full length, but for a tenth of what the weights leave, or 512 MiB
-    /// if that is more, which stays free for buffers.
+    /// on a GPU, for all sequences at full length, but for a twentieth of what weights and buffers
+    /// leave, or 256 MiB if that is more, which stays free for the driver.
     ///
     /// # Errors
     /// Whatever is wrong with options or files; see [`LoadError`].

@@ -28,11 +28,11 @@ pub(crate) const GPU_PROMPT_ROWS: u32 = 512;
 pub(crate) const DEFAULT_FULL_SEQUENCES: u64 = 8;
 /// On the CPU the default cache takes at most this part of the memory.
 const MEMORY_SHARE: u64 = 4;
-/// On a GPU the default cache leaves this part of what is free after the weights, for the buffers of
-/// passes, for the driver, and for what allocations round up to …
-const RESERVE_SHARE: u64 = 10;
-/// … and at least this much, which holds the buffers of a model with a large vocabulary.
-const LEAST_RESERVE: u64 = 512 << 20;
+/// On a GPU the default cache leaves this part of what is free after weights and buffers, for what
+/// allocations round up to …
+const RESERVE_SHARE: u64 = 20;
+/// … and at least this much, for what the driver takes itself: kernels, recorded graphs, the stack.
+const LEAST_RESERVE: u64 = 256 << 20;
 
 /// Longest sequence, in tokens.
 pub(crate) fn positions(spec: &ModelSpec, options: &Options) -> Result<u32, LoadError> {
@@ -70,7 +70,7 @@ fn enough_kv_memory(options: &Options, page: u64) -> Result<Option<u64>, LoadErr
 pub(crate) enum Room {
     /// All memory of a machine that computes on its CPU, in bytes.
     Machine(u64),
-    /// Memory of a GPU that the weights leave, in bytes.
+    /// Memory of a GPU that weights and buffers leave, in bytes.
     Gpu(u64),
 }
 
@@ -98,6 +98,16 @@ impl Sizes {
         Ok(Self { positions: positions(spec, options)?, slots, rows })
     }
 
+    /// KV pages of a sequence of full length.
+    fn pages_of_one(self) -> u64 {
+        self.positions.saturating_add(MAX_WINDOW).div_ceil(PAGE_TOKENS).into()
+    }
+
+    /// KV pages of all sequences at full length: more are never used.
+    pub(crate) fn pages_of_all(self) -> u64 {
+        self.pages_of_one() * u64::from(self.slots)
+    }
+
     /// Limits of an executor of these sizes, whose KV pages take `page` bytes each.
     pub(crate) fn limits(
         self,
@@ -113,7 +123,7 @@ impl Sizes {
                  will run at once, and prompts wait for rows that they leave; raise max_batch_rows"
             );
         }
-        let of_one = u64::from(positions.saturating_add(MAX_WINDOW).div_ceil(PAGE_TOKENS));
+        let of_one = self.pages_of_one();
         let pages = match (enough_kv_memory(options, page)?, room) {
             (Some(bytes), _) => bytes / page,
             (None, Room::Machine(memory)) => {
@@ -121,7 +131,7 @@ impl Sizes {
                 wanted.min(memory / MEMORY_SHARE / page).max(1)
             }
             (None, Room::Gpu(free)) => {
-                let wanted = of_one * u64::from(slots);
+                let wanted = self.pages_of_all();
                 let reserve = LEAST_RESERVE.max(free / RESERVE_SHARE);
                 wanted.min(free.saturating_sub(reserve) / page).max(1)
             }
@@ -224,9 +234,13 @@ mod tests {
         assert_eq!((roomy.positions, roomy.slots, roomy.rows), (2048, 64, 64 + 512));
         assert_eq!(roomy.pages, 64 * OF_ONE);
         let tight = on_gpu(&options(|_| ()), 6 << 30);
-        assert_eq!(u64::from(tight.pages), (6 << 30) / 10 * 9 / PAGE, "a tenth is left free");
+        assert_eq!(u64::from(tight.pages), (6 << 30) / 20 * 19 / PAGE, "a part is left free");
         let tighter = on_gpu(&options(|_| ()), 1 << 30);
-        assert_eq!(u64::from(tighter.pages), (512 << 20) / PAGE, "room for buffers is left free");
+        assert_eq!(
+            u64::from(tighter.pages),
+            (768 << 20) / PAGE,
+            "room for the driver is left free"
+        );
         assert_eq!(on_gpu(&options(|_| ()), 0).pages, 1);
         let set = on_gpu(&options(|o| o.kv_memory = Some(7 * PAGE)), 0);
         assert_eq!(set.pages, 7, "whether it is there is for the device to say");

@@ -39,14 +39,17 @@ pub(super) fn load(
     pack(&mut model, source, progress).map_err(failed)?;
     let sizes = Sizes::of(spec, options, sizing::GPU_PROMPT_ROWS)?;
     let left = model.free_memory();
-    let limits = sizes.limits(spec, options, page(spec), Room::Gpu(left))?;
-    let config = Config {
-        slots: limits.slots as usize,
-        rows: limits.rows as usize,
-        pages: limits.pages as usize,
-        positions: limits.positions as usize,
+    let config = |pages| Config {
+        slots: sizes.slots as usize,
+        rows: sizes.rows as usize,
+        pages,
+        positions: sizes.positions as usize,
     };
-    let executor = CudaExecutor::new(model, config).map_err(failed)?;
+    let most = usize::try_from(sizes.pages_of_all()).unwrap_or(usize::MAX);
+    let buffers = CudaExecutor::<Driver>::buffer_bytes(spec, config(most)).map_err(failed)? as u64;
+    let room = Room::Gpu(left.saturating_sub(buffers));
+    let limits = sizes.limits(spec, options, page(spec), room)?;
+    let executor = CudaExecutor::new(model, config(limits.pages as usize)).map_err(failed)?;
     let memory = executor.memory();
     let weights = memory.weights;
     let on_gpu = free.saturating_sub(left);
