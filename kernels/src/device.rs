@@ -116,6 +116,9 @@ pub struct Description {
     pub memory: u64,
     /// Memory that was free when the device was opened, bytes.
     pub free_memory: u64,
+    /// Where it is on the bus, `domain:bus:device.function` in hexadecimal, such as `0000:3B:00.0`:
+    /// what other libraries know it by. `None` if it is on none.
+    pub pci_bus_id: Option<String>,
 }
 
 /// Device memory that was allocated.

@@ -113,17 +113,16 @@ fn too_old(gpu: &Description) -> CudaError {
     CudaError::Architecture { name: gpu.name.clone(), architecture: gpu.architecture.clone() }
 }
 
-impl Processor {
+impl Choice {
     /// The chip whose temperature counts.
-    pub fn chip(self) -> Chip {
-        match self {
-            Self::Cpu => Chip::Cpu,
-            Self::Cuda(ordinal) => Chip::Gpu(ordinal),
+    pub fn chip(&self) -> Chip {
+        match &self.gpu {
+            None => Chip::Cpu,
+            // Never by number: CUDA counts the GPUs that this process may see, in an order of its own.
+            Some(gpu) => Chip::Gpu { pci_bus_id: gpu.pci_bus_id.clone() },
         }
     }
-}
 
-impl Choice {
     /// What was chosen, for people.
     pub fn describe(&self) -> String {
         match &self.gpu {
@@ -220,6 +219,7 @@ mod tests {
             multiprocessors: 132,
             memory: 80 << 30,
             free_memory: 0,
+            pci_bus_id: Some("0000:3B:00.0".into()),
         }
     }
 
@@ -285,7 +285,7 @@ mod tests {
     fn a_named_gpu_is_that_one_or_an_error() {
         let choice = Device::Cuda(2).choose_from(machine).unwrap();
         assert_eq!(choice.describe(), "cuda:2, Newer (sm_100, 80.0 GiB)");
-        assert_eq!(choice.processor.chip(), Chip::Gpu(2));
+        assert_eq!(choice.chip(), Chip::Gpu { pci_bus_id: Some("0000:3B:00.0".into()) });
         let error = |ordinal, gpus: Result<Vec<Description>, CudaError>| {
             Device::Cuda(ordinal).choose_from(|| gpus).unwrap_err().to_string()
         };

@@ -96,7 +96,7 @@ impl Model {
             (None, None) => {}
         }
         let processor = device.processor;
-        let thermometer = choose_thermometer(options.thermometer, processor.chip())?;
+        let thermometer = choose_thermometer(options.thermometer, device.chip())?;
         let checkpoint = open("model", &options.model)?;
         let shadow = options.shadow.as_deref().map(|path| open("shadow", path)).transpose()?;
         if let Some(shadow) = &shadow {

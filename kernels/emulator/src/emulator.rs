@@ -126,6 +126,7 @@ impl Emulator {
             multiprocessors: 4,
             memory: settings.memory as u64,
             free_memory: settings.memory as u64,
+            pci_bus_id: None,
         };
         Ok(Self {
             machine,

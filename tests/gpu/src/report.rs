@@ -226,6 +226,7 @@ mod tests {
             multiprocessors: 132,
             memory: 80 << 30,
             free_memory: 0,
+            pci_bus_id: None,
         };
         let report = Report::new("gpu-bench", &device, Some("driver 580.65".into()));
         Report { tell: |_| (), ..report }

@@ -1,5 +1,7 @@
 //! Which GPUs there are.
 
+use std::ffi::CStr;
+
 use cudarc::driver::{result, sys};
 use rewind_kernels::Description;
 
@@ -59,5 +61,17 @@ pub(super) fn describe(ordinal: usize) -> Result<Description, CudaError> {
         multiprocessors: multiprocessors.map_err(failed)?.max(1) as u32,
         memory: memory as u64,
         free_memory: 0,
+        pci_bus_id: pci_bus_id(device),
     })
+}
+
+/// Where a GPU is on the bus; `None` where the driver does not say.
+fn pci_bus_id(device: sys::CUdevice) -> Option<String> {
+    // "domain:bus:device.function" and a zero, with room to spare.
+    let mut text = [0_u8; 32];
+    // SAFETY: the driver writes a text and its zero, no more than the length it is told.
+    let status =
+        unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr().cast(), text.len() as i32, device) };
+    status.result().ok()?;
+    CStr::from_bytes_until_nul(&text).ok()?.to_str().ok().map(str::to_owned)
 }

@@ -118,12 +118,15 @@ impl Thermometer for Absent {
 }
 
 /// The chip whose temperature matters: the one that computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chip {
     /// The CPU packages, the hottest of them.
     Cpu,
-    /// The NVIDIA GPU with this NVML index.
-    Gpu(u32),
+    /// An NVIDIA GPU.
+    Gpu {
+        /// Where it is on the bus, `domain:bus:device.function`; the first GPU if that is not known.
+        pci_bus_id: Option<String>,
+    },
 }
 
 /// Which thermometer the configuration asks for.
@@ -195,10 +198,10 @@ pub fn choose_thermometer(
         (ThermometerSetting::None, _) => Box::new(Absent),
         (ThermometerSetting::Fixed(celsius), _) => Box::new(Fixed(celsius)),
         (ThermometerSetting::Hwmon, _) => Box::new(Hwmon::system()?),
-        (ThermometerSetting::Nvml, Chip::Cpu) => Box::new(Nvml::open(0)?),
-        (ThermometerSetting::Nvml, Chip::Gpu(index)) => Box::new(Nvml::open(index)?),
+        (ThermometerSetting::Nvml, Chip::Cpu) => Box::new(Nvml::open(None)?),
+        (ThermometerSetting::Nvml, Chip::Gpu { pci_bus_id }) => Box::new(Nvml::open(pci_bus_id)?),
         (ThermometerSetting::Auto, Chip::Cpu) => or_absent(Hwmon::system()),
-        (ThermometerSetting::Auto, Chip::Gpu(index)) => or_absent(Nvml::open(index)),
+        (ThermometerSetting::Auto, Chip::Gpu { pci_bus_id }) => or_absent(Nvml::open(pci_bus_id)),
     })
 }
 
@@ -237,8 +240,10 @@ mod tests {
 
     #[test]
     fn auto_never_fails() {
-        for chip in [Chip::Cpu, Chip::Gpu(0), Chip::Gpu(u32::MAX)] {
-            let mut thermometer = choose_thermometer(ThermometerSetting::Auto, chip).unwrap();
+        let gpu = |id: Option<&str>| Chip::Gpu { pci_bus_id: id.map(str::to_owned) };
+        for chip in [Chip::Cpu, gpu(None), gpu(Some("FFFF:FF:1F.7"))] {
+            let mut thermometer =
+                choose_thermometer(ThermometerSetting::Auto, chip.clone()).unwrap();
             let reading = thermometer.read().unwrap();
             assert_eq!(reading.is_none(), thermometer.name() == "none", "{chip:?}");
         }

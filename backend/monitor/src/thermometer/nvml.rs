@@ -12,30 +12,36 @@ use crate::Celsius;
 #[derive(Debug)]
 pub struct Nvml {
     library: nvml_wrapper::Nvml,
-    index: u32,
+    /// Where the GPU is on the bus; the first one without.
+    pci_bus_id: Option<String>,
     name: String,
 }
 
 impl Nvml {
-    /// The GPU with this NVML index.
+    /// The GPU at this place on the bus (`domain:bus:device.function`, as CUDA writes it), or the
+    /// first.
     ///
     /// # Errors
     /// The library or its driver is absent, or there is no such GPU.
-    pub fn open(index: u32) -> Result<Self, ThermometerError> {
+    pub fn open(pci_bus_id: Option<String>) -> Result<Self, ThermometerError> {
         let library = load().map_err(|source| ThermometerError::Nvml {
             action: "cannot be loaded".into(),
             source,
         })?;
-        let nvml = Self { library, index, name: format!("nvml:{index}") };
+        let name = format!("nvml:{}", pci_bus_id.as_deref().unwrap_or("0"));
+        let nvml = Self { library, pci_bus_id, name };
         nvml.temperature()?;
         Ok(nvml)
     }
 
     fn temperature(&self) -> Result<u32, ThermometerError> {
-        let device = self.library.device_by_index(self.index);
+        let device = match &self.pci_bus_id {
+            Some(id) => self.library.device_by_pci_bus_id(id.as_str()),
+            None => self.library.device_by_index(0),
+        };
         device.and_then(|device| device.temperature(TemperatureSensor::Gpu)).map_err(|source| {
             ThermometerError::Nvml {
-                action: format!("cannot read the temperature of GPU {}", self.index),
+                action: format!("cannot read the temperature of {}", self.name),
                 source,
             }
         })
@@ -68,7 +74,7 @@ mod tests {
 
     #[test]
     fn reads_the_first_gpu() {
-        match Nvml::open(0) {
+        match Nvml::open(None) {
             Ok(mut nvml) => {
                 let celsius =
                     nvml.read().expect("opening has read it once").expect("GPUs have one");
@@ -81,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error() {
-        let error = Nvml::open(u32::MAX).unwrap_err();
+        let error = Nvml::open(Some("FFFF:FF:1F.7".into())).unwrap_err();
         assert!(error.to_string().starts_with("NVML cannot"), "{error}");
     }
 }
