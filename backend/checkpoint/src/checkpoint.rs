@@ -55,6 +55,13 @@ pub struct StoredTensor<'a> {
     pub bytes: usize,
 }
 
+impl<'a> StoredTensor<'a> {
+    fn new(name: &'a str, stored: &'a Stored) -> Self {
+        let (dtype, bytes) = (stored.ty.name(), stored.range.len());
+        Self { name, dtype, shape: &stored.shape, bytes }
+    }
+}
+
 impl Checkpoint {
     /// Opens a `.gguf` file or a Hugging Face folder and checks all of it but the numbers.
     ///
@@ -184,14 +191,16 @@ impl Checkpoint {
         Ok(Tensor { shape, data })
     }
 
+    /// How a tensor of the model stands in the files; `None` if the model has no such tensor.
+    pub fn stored(&self, name: TensorName) -> Option<StoredTensor<'_>> {
+        let in_file = file_name(self.container, &self.spec, name);
+        let (name, stored) = self.weights.tensors.get_key_value(&in_file)?;
+        Some(StoredTensor::new(name, stored))
+    }
+
     /// Everything that the weight files hold, by name.
     pub fn tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
-        self.weights.tensors.iter().map(|(name, stored)| StoredTensor {
-            name,
-            dtype: stored.ty.name(),
-            shape: &stored.shape,
-            bytes: stored.range.len(),
-        })
+        self.weights.tensors.iter().map(|(name, stored)| StoredTensor::new(name, stored))
     }
 
     /// The tokenizer.

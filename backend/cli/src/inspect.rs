@@ -127,7 +127,7 @@ fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
         sum.tensors += 1;
         sum.bytes += tensor.bytes as u64;
     }
-    let mut thermometer = choose_thermometer(ThermometerSetting::Auto, served_on.chip())?;
+    let mut thermometer = choose_thermometer(ThermometerSetting::Auto, served_on.chip.clone())?;
     let reading = thermometer.read().ok().flatten();
     let generation = checkpoint.generation();
     Ok(Report {

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bench;
+mod bench_engine;
 mod generate;
 mod inspect;
 mod output;
@@ -40,6 +42,10 @@ enum Command {
     Regret(regret::Arguments),
     /// Check that lossless answers are the shadow's, byte for byte.
     Verify(verify::Arguments),
+    /// Measure speed on this machine: passes, prompts, the monitor, rewinds, policies.
+    Bench(bench::Arguments),
+    /// Run the engine alone under the load of a server, a round for each line of standard input.
+    BenchEngine(bench_engine::Arguments),
     /// Show what is in a checkpoint and what this machine would make of it.
     Inspect(inspect::Arguments),
 }
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
         Command::Perplexity(arguments) => perplexity::run(arguments),
         Command::Regret(arguments) => regret::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::BenchEngine(arguments) => bench_engine::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
     };
     match result {

@@ -264,6 +264,101 @@ fn inspect_plans_for_a_gpu_without_one() {
     assert!(text.contains("over the bus") && text.contains("at 25 GB/s"), "{text}");
 }
 
+/// What `bench` tells of every run.
+fn bench(measurement: &str, rest: &[&str]) -> Value {
+    let model = model();
+    let fixed =
+        ["bench", measurement, "--model", path(&model), "--device", "cpu", "--threads", "1"];
+    let arguments = [&fixed[..], &["--rounds", "2"], rest].concat();
+    let report = json(&arguments);
+    assert_eq!(report["command"], measurement);
+    assert_eq!(report["threads"], 1);
+    assert_eq!(report["model"]["path"], path(&model));
+    assert!(report["model"]["shadow"].as_str().unwrap().starts_with("f32"), "{report}");
+    assert!(report["machine"]["cores"].as_u64() > Some(0));
+    assert_eq!(report["machine"]["kernels"].as_array().unwrap().len(), 2);
+    let rate = &report["bandwidth"]["gigabytes_per_second"];
+    assert!(rate["low"].as_f64() > Some(0.0) && rate["samples"].as_array().unwrap().len() > 1);
+    let text = answer(&arguments);
+    assert!(text.contains("memory read, GB/s") && !text.contains('\x1b'), "{text}");
+    report
+}
+
+fn names<'a>(lines: &'a Value, name: &str) -> Vec<&'a str> {
+    lines.as_array().unwrap().iter().map(|line| line[name].as_str().unwrap()).collect()
+}
+
+#[test]
+fn bench_measures_passes() {
+    let decode = bench("decode", &["--context", "7", "--draft", "int8"]);
+    assert_eq!(names(&decode["measurements"], "weights"), ["draft", "shadow"]);
+    assert_eq!(names(&decode["measurements"], "format"), ["int8", "f32"]);
+    let steps = &decode["measurements"][0]["step_seconds"]["samples"];
+    assert_eq!(steps.as_array().unwrap().len(), 14);
+    let shadow = &decode["measurements"][1];
+    // 261 tokens of width 32 in single precision.
+    assert_eq!(shadow["head_bytes"], 261 * 32 * 4);
+    assert_eq!(shadow["bytes_per_token"].as_f64(), shadow["step_bytes"].as_f64());
+
+    let batch = bench(
+        "batch",
+        &["--context", "5", "--batch", "1,3", "--weights", "draft", "--no-statistics"],
+    );
+    assert_eq!(names(&batch["measurements"], "name"), ["batch", "batch"]);
+    assert_eq!(batch["measurements"][1]["batch"], 3);
+    assert_eq!(batch["measurements"][1]["statistics"], false);
+
+    let prefill = bench("prefill", &["--prompt", "40", "--weights", "shadow"]);
+    let [one] = &prefill["measurements"].as_array().unwrap()[..] else { panic!("{prefill}") };
+    assert_eq!((&one["name"], &one["context"]), (&"prefill".into(), &40.into()));
+}
+
+#[test]
+fn bench_measures_the_monitor_and_rewinds() {
+    let overhead = bench("overhead", &["--pairs", "10", "--batch", "1,2", "--control"]);
+    for (one, batch) in overhead["overhead"].as_array().unwrap().iter().zip([1, 2]) {
+        assert_eq!((&one["batch"], &one["pairs"]), (&batch.into(), &10.into()));
+        assert!(one["relative"]["low"].is_f64() && one["control"]["high"].is_f64(), "{one}");
+        assert_eq!(one["temperature"].as_f64().unwrap() as f32, 0.8);
+    }
+    let cost = bench("rewind-cost", &["--rows", "3", "--context", "6", "--turns", "2"]);
+    assert_eq!(names(&cost["passes"], "choosing"), ["all", "all", "all", "last", "last"]);
+    assert_eq!(cost["passes"][2]["rows"], 3);
+    assert_eq!(cost["draft_step_seconds"]["samples"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn bench_measures_policies() {
+    let short = ["--tokens", "6", "--batch", "1,2", "--rates", "0,1"];
+    let all = bench("throughput", &[&short[..], &["--sweep-rows", "1,4"]].concat());
+    // Three policies without a rate and two at two rates, at two batch sizes.
+    assert_eq!(all["policies"].as_array().unwrap().len(), 2 * (3 + 2 * 2));
+    let verdicts = ["faster_below", "always_faster", "never_faster"];
+    let found = names(&all["break_even"], "verdict");
+    assert!(found.len() == 4 && found.iter().all(|one| verdicts.contains(one)), "{found:?}");
+    // At once, or 4 rows after one, two or four iterations; three policies at one batch size.
+    assert_eq!(all["sweep"]["lines"].as_array().unwrap().len(), 3 * 4);
+    assert_eq!(all["sweep"]["choices"].as_array().unwrap().len(), 4);
+    let without = bench("throughput", &[&short[..], &["--no-sweep", "--policies", "off"]].concat());
+    assert!(without["sweep"].is_null());
+}
+
+#[test]
+fn bench_refuses_what_cannot_be_measured() {
+    let model = model();
+    let run = |rest: &[&str], code| {
+        failure(&[&["bench", rest[0], "--model", path(&model)], &rest[1..]].concat(), code)
+    };
+    let long = run(&["decode", "--context", "4096"], 1);
+    assert!(long.contains("4096") && long.contains("512"), "{long}");
+    let rate = run(&["throughput", "--rates", "0,2"], 2);
+    assert!(rate.contains("from 0 to 1"), "{rate}");
+    let pairs = run(&["overhead", "--pairs", "3"], 1);
+    assert!(pairs.contains("at least the number of rounds"), "{pairs}");
+    run(&["decode", "--rounds", "0"], 2);
+    run(&["throughput", "--window", "0"], 2);
+}
+
 #[test]
 fn failures_are_one_line_and_an_exit_code() {
     let model = model();

@@ -187,6 +187,11 @@ impl Model {
         self.memory
     }
 
+    /// What computes each copy of the weights, a line each, for people.
+    pub fn kernels(&self) -> &[String] {
+        &self.kernels
+    }
+
     /// Numeric identity of one copy of the weights.
     pub fn identity(&self, weights: Weights) -> &str {
         match weights {

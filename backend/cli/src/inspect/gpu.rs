@@ -4,7 +4,8 @@ use anyhow::Result;
 use rewind_checkpoint::Checkpoint;
 use rewind_cuda::{CudaExecutor, Driver};
 use rewind_formats::Format;
-use rewind_serving::{Device, Processor, ShadowPlacement, format_bytes, gpu_plan};
+use rewind_monitor::Chip;
+use rewind_serving::{Device, ShadowPlacement, format_bytes, gpu_plan};
 use serde::Serialize;
 
 /// Tokens of a KV page.
@@ -19,8 +20,9 @@ pub(super) struct Where {
     chosen: Option<String>,
     /// Why it is no GPU, or cannot be used.
     reason: Option<String>,
+    /// The chip whose temperature counts.
     #[serde(skip)]
-    pub(super) processor: Processor,
+    pub(super) chip: Chip,
 }
 
 /// Costs of a model on a GPU.
@@ -53,14 +55,14 @@ impl Where {
             Ok(choice) => Self {
                 device: device.to_string(),
                 chosen: Some(choice.describe()),
-                processor: choice.processor,
+                chip: choice.chip(),
                 reason: choice.no_gpu,
             },
             Err(error) => Self {
                 device: device.to_string(),
                 chosen: None,
                 reason: Some(error.to_string()),
-                processor: Processor::Cpu,
+                chip: Chip::Cpu,
             },
         }
     }
