@@ -179,11 +179,11 @@ fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(AnyExecutor, 
     let source = |tensor| checkpoint.tensor(tensor);
     let executor = match arguments.device.choose()?.processor {
         Processor::Cpu => {
-            let options = rewind_cpu::LoadOptions { draft, shadow, threads };
+            let isa = Isa::detect();
+            let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
             let model = CpuModel::load(spec, source, options, |p| show(p.done, p.total))?;
-            let (page_tokens, isa) = (PAGE_TOKENS, Isa::detect());
-            let config =
-                rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions, isa };
+            let page_tokens = PAGE_TOKENS;
+            let config = rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions };
             AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(model), config)?))
         }
         Processor::Cuda(ordinal) => {

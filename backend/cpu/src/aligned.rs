@@ -18,9 +18,9 @@ const LINE: usize = 64;
 impl<T: Copy + Default> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let spare = LINE / size_of::<T>();
+        // Elements whose size is no part of a line start at one after a whole line of elements at most.
+        let spare = LINE / align_of::<T>();
         let storage = vec![T::default(); len + spare];
-        // Never above `spare`: allocations of T are aligned to T, which divides a line.
         let start = storage.as_ptr().align_offset(LINE).min(spare);
         Self { storage, start, len }
     }

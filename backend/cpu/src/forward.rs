@@ -15,12 +15,12 @@ use rewind_engine::PageId;
 
 use crate::arch::Isa;
 use crate::attention::Attend;
-use crate::kernels::{Heads, Input, Norm, Product, Put, Quantize, Scratch, SwiGlu};
+use crate::kernels::{Heads, Input, Norm, Product, Put, Quantize, SwiGlu};
 use crate::kv::Cache;
 use crate::matrix::Matrix;
 use crate::model::Weights;
 use crate::pool::{Panicked, Pool, share};
-use crate::rows::{Quantized, Rows};
+use crate::rows::{ActivationBlock, Quantized, Rows};
 use crate::statistics::{Measure, TILE, Tile};
 
 /// A row of a pass, as the model sees it.
@@ -39,7 +39,6 @@ pub(crate) struct Machine {
     /// Of the pool that passes run on.
     threads: usize,
     frequencies: Vec<f32>,
-    scratch: Vec<Scratch>,
     /// The residual stream.
     stream: Rows,
     normed: Rows,
@@ -69,8 +68,9 @@ const SMALL_PRODUCT: usize = 1 << 15;
 /// Rows below which row-wise work is not worth a barrier.
 const FEW_ROWS: usize = 4;
 
-/// Output columns are dealt in units of this, a multiple of every tile of the kernels but the last.
-const COLUMN_UNIT: usize = 12;
+/// Output columns are dealt in units of this: whole panels of any width, and whole blocks of what
+/// the next product reads.
+const COLUMN_UNIT: usize = 32;
 
 impl Machine {
     /// Buffers for passes of up to `rows` rows.
@@ -81,7 +81,6 @@ impl Machine {
         Self {
             isa,
             frequencies: spec.rope.frequencies(spec.head_dim),
-            scratch: (0..threads).map(|_| Scratch::default()).collect(),
             threads,
             stream: Rows::new(rows, spec.hidden_size),
             normed: Rows::new(rows, spec.hidden_size),
@@ -174,8 +173,7 @@ impl Machine {
         let vectors = &*layer.vectors;
         self.norm(pool, &vectors.attention_norm, spec.rms_epsilon, layer.qkv.is_integer(), count)?;
         let input = Input { rows: &self.normed, quantized: &self.normed_codes, first: 0 };
-        let scratch = &mut self.scratch;
-        product(pool, isa, scratch, &layer.qkv, input, Put::Store, count, &mut self.qkv)?;
+        product(pool, isa, &layer.qkv, input, Put::Store, count, &mut self.qkv)?;
 
         let half = spec.head_dim / 2;
         let angles = self.cos.chunks(half).zip(self.sin.chunks(half));
@@ -210,8 +208,7 @@ impl Machine {
             })?;
         }
         let input = Input { rows: &self.attended, quantized: &self.attended_codes, first: 0 };
-        let scratch = &mut self.scratch;
-        product(pool, isa, scratch, &layer.output, input, Put::Add, count, &mut self.stream)
+        product(pool, isa, &layer.output, input, Put::Add, count, &mut self.stream)
     }
 
     fn attend(
@@ -270,11 +267,11 @@ impl Machine {
         let ranges = columns(layer.gate.rows(), multiplications, pool.threads());
         let gates = self.gate.columns_mut(count, &ranges);
         let ups = self.up.columns_mut(count, &ranges);
-        let parts = ranges.into_iter().zip(gates).zip(ups).zip(&mut self.scratch);
-        pool.each(parts.collect(), |(((range, mut gate), mut up), scratch)| {
+        let parts = ranges.into_iter().zip(gates).zip(ups);
+        pool.each(parts.collect(), |((range, mut gate), mut up)| {
             for (weights, out) in [(&layer.gate, &mut gate), (&layer.up, &mut up)] {
                 let rows = range.clone();
-                Product { weights, rows, input, put: Put::Store, out, scratch }.run(isa);
+                Product { weights, rows, input, put: Put::Store, out }.run(isa);
             }
             for (gate, up) in gate.into_iter().zip(up) {
                 isa.run(SwiGlu { gate, up });
@@ -288,8 +285,7 @@ impl Machine {
             })?;
         }
         let input = Input { rows: &self.gate, quantized: &self.gate_codes, first: 0 };
-        let scratch = &mut self.scratch;
-        product(pool, isa, scratch, &layer.down, input, Put::Add, count, &mut self.stream)
+        product(pool, isa, &layer.down, input, Put::Add, count, &mut self.stream)
     }
 
     /// Norms the residual stream, and quantizes the result if an integer matrix reads it.
@@ -347,8 +343,8 @@ impl Machine {
             own
         });
         let logits = self.logits.columns_mut(count, &ranges);
-        let parts = ranges.iter().zip(logits).zip(tiles).zip(&mut self.scratch);
-        pool.each(parts.collect(), |(((range, mut logits), tiles), scratch)| {
+        let parts = ranges.iter().zip(logits).zip(tiles);
+        pool.each(parts.collect(), |((range, mut logits), tiles)| {
             for (number, tiles) in tiles.chunks_mut(count).enumerate() {
                 let first = range.start + number * TILE;
                 let rows = first..(first + TILE).min(range.end);
@@ -360,7 +356,7 @@ impl Machine {
                     *row = tail;
                 }
                 let put = Put::Store;
-                Product { weights: head, rows, input, put, out: &mut out, scratch }.run(isa);
+                Product { weights: head, rows, input, put, out: &mut out }.run(isa);
                 for ((tile, logits), &sums) in tiles.iter_mut().zip(&out).zip(sums) {
                     *tile = isa.run(Measure { logits, sums });
                 }
@@ -423,7 +419,7 @@ fn norm_row(
     weight: &[f32],
     epsilon: f32,
     out: &mut [f32],
-    codes: Option<crate::rows::QuantizedRowMut<'_>>,
+    codes: Option<&mut [ActivationBlock]>,
 ) {
     isa.run(Norm { x, weight, epsilon, out: &mut out[..weight.len()] });
     if let Some(codes) = codes {
@@ -432,11 +428,9 @@ fn norm_row(
 }
 
 /// `out = weights · input`, or added to it.
-#[expect(clippy::too_many_arguments, reason = "separate borrows of a machine's parts")]
 fn product(
     pool: &mut Pool,
     isa: Isa,
-    scratch: &mut [Scratch],
     weights: &Matrix,
     input: Input<'_>,
     put: Put,
@@ -445,9 +439,9 @@ fn product(
 ) -> Result<(), Panicked> {
     let ranges = columns(weights.rows(), count * weights.rows() * weights.cols(), pool.threads());
     let outs = out.columns_mut(count, &ranges);
-    let parts = ranges.into_iter().zip(outs).zip(scratch);
-    pool.each(parts.collect(), |((rows, mut out), scratch)| {
-        Product { weights, rows, input, put, out: &mut out, scratch }.run(isa);
+    let parts = ranges.into_iter().zip(outs);
+    pool.each(parts.collect(), |(rows, mut out)| {
+        Product { weights, rows, input, put, out: &mut out }.run(isa);
     })
 }
 

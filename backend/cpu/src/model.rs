@@ -5,17 +5,19 @@
 //! matrices of the same format) exists once.
 
 use std::error::Error;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorData, TensorName};
 use rewind_formats::{Format, Group};
 
+use crate::arch::Isa;
 use crate::error::CpuError;
 use crate::matrix::{Elements, Matrix, PartMut, Storage};
 
 /// What to load, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
     /// Format of the draft's linear layers; `None` for no draft. The embedding and the LM head of an
     /// integer draft are `int8-g32`.
@@ -24,6 +26,8 @@ pub struct LoadOptions {
     pub shadow: bool,
     /// Threads that pack; at least one is used.
     pub threads: usize,
+    /// The instruction set that the weights are packed for.
+    pub isa: Isa,
 }
 
 /// How far loading is, in weights.
@@ -39,6 +43,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct CpuModel {
     pub(crate) spec: ModelSpec,
+    /// What the matrices are packed for.
+    pub(crate) isa: Isa,
     pub(crate) draft: Option<Weights>,
     pub(crate) shadow: Option<Weights>,
     sizes: WeightMemory,
@@ -200,12 +206,14 @@ impl CpuModel {
             draft: weights(|pair| &pair.draft, layers.0),
             shadow: weights(|pair| &pair.shadow, layers.1),
             spec: spec.clone(),
+            isa: options.isa,
             sizes: pack.sizes,
         })
     }
 
     /// This model's draft with the shadow of `other`, which must be of the same shape: for a draft
-    /// that comes from a checkpoint of its own. Nothing is shared then.
+    /// that comes from a checkpoint of its own, and packed for the same instruction set. Nothing is
+    /// shared then.
     pub fn with_shadow_of(self, other: Self) -> Self {
         let sizes = WeightMemory { draft: self.sizes.draft, shadow: other.sizes.shadow, shared: 0 };
         Self { shadow: other.shadow, sizes, ..self }
@@ -241,7 +249,8 @@ struct Packer {
     sizes: WeightMemory,
 }
 
-/// Rows that a thread packs at a time: enough to be worth a lock, few enough to share evenly.
+/// Rows that a thread packs at a time, whole panels of any width: enough to be worth a lock, few enough
+/// to share evenly.
 const RUN: usize = 64;
 
 impl Packer {
@@ -285,16 +294,16 @@ impl Packer {
         let cols = tensors[0].cols;
         let rows = tensors.iter().map(|tensor| tensor.data.len() / cols).sum();
         let exact = exact_storage(tensors) == storage;
-        let pieces: Vec<_> = tensors.iter().flat_map(pieces).collect();
-        let mut matrix = Matrix::zeroed(storage, rows, cols);
-        let parts = matrix.parts_mut(pieces.iter().map(|piece| piece.rows));
-        let work = Mutex::new(parts.into_iter().zip(pieces));
+        let mut matrix = Matrix::zeroed(storage, self.options.isa.panel_width(), rows, cols);
+        let work = Mutex::new(matrix.parts_mut(RUN).into_iter());
         let failure = Mutex::new(None);
         let serve = || {
             loop {
                 let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((mut part, piece)) = next else { break };
-                if let Err(error) = piece.pack(&mut part, storage, exact) {
+                let Some(mut part) = next else { break };
+                let mut pieces = pieces(tensors, part.range());
+                let packed = pieces.try_for_each(|piece| piece.pack(&mut part, storage, exact));
+                if let Err(error) = packed {
                     *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     break;
                 }
@@ -322,16 +331,30 @@ fn exact_storage(tensors: &[Named]) -> Storage {
     if tensors.iter().all(|tensor| storage(tensor) == first) { first } else { Storage::F32 }
 }
 
-/// Some rows of a tensor.
+/// Some rows of a tensor that go into a part of a matrix.
 struct Piece<'a> {
     tensor: &'a Named,
     first: usize,
     rows: usize,
+    /// The part's row that the first one becomes.
+    at: usize,
 }
 
-fn pieces(tensor: &Named) -> impl Iterator<Item = Piece<'_>> {
-    let rows = tensor.data.len() / tensor.cols;
-    (0..rows).step_by(RUN).map(move |first| Piece { tensor, first, rows: RUN.min(rows - first) })
+/// The pieces that these rows of the joined tensors are.
+fn pieces(tensors: &[Named], range: Range<usize>) -> impl Iterator<Item = Piece<'_>> {
+    let mut above = 0;
+    tensors.iter().filter_map(move |tensor| {
+        let own = above..above + tensor.data.len() / tensor.cols;
+        above = own.end;
+        let (start, end) = (range.start.max(own.start), range.end.min(own.end));
+        let piece = || Piece {
+            tensor,
+            first: start - own.start,
+            rows: end - start,
+            at: start - range.start,
+        };
+        (start < end).then(piece)
+    })
 }
 
 impl Piece<'_> {
@@ -342,14 +365,14 @@ impl Piece<'_> {
         check_finite(self.tensor, self.first, elements)?;
         match storage {
             Storage::Format(format) if !exact => {
-                part.quantize(format, elements).map_err(|source| CpuError::Quantize {
+                part.quantize(self.at, format, elements).map_err(|source| CpuError::Quantize {
                     tensor: self.tensor.name,
                     first_row: self.first,
                     source,
                 })
             }
             _ => {
-                part.copy(elements);
+                part.copy(self.at, elements);
                 Ok(())
             }
         }

@@ -6,15 +6,16 @@
 //!
 //! | sum | order |
 //! | --- | --- |
-//! | float dot product | 16 lanes, lane j takes the elements j, j + 16, … by fused multiply-add; lanes j and j + 8 are added; then [`tree`] |
-//! | integer dot product | 8 lanes; of each block of 32, lane j takes the exact integer sum of the elements 4j .. 4j + 4, times (weight scale · activation scale), by fused multiply-add; then [`tree`] |
-//! | sum of squares | as the float dot product of the row with itself |
+//! | float dot product | runs of [`RUN`] elements, each a sum in ascending order by fused multiply-add; the runs are added in ascending order |
+//! | integer dot product | block after block of 32: the exact integer sum of the block, times (weight scale · activation scale), by fused multiply-add |
+//! | sum of squares | 16 lanes, lane j takes the elements j, j + 16, … by fused multiply-add; lanes j and j + 8 are added; then [`tree`] |
 //! | attention | [`crate::attention`] |
 //! | statistics | [`crate::statistics`] |
 //!
-//! Rows are padded with zeros to a multiple of 32 first. Sums start at +0. Rejected: one running sum
-//! (nothing can be vectorized), and 32 lanes (four weight rows with two activation rows no longer fit
-//! in sixteen registers).
+//! Rows are padded with zeros to a multiple of 32 first. Sums start at +0. The lanes of products are
+//! outputs, so their sums need no tree. Rejected: one sum over a whole row of floats, whose rounding
+//! errors grow with its length; lanes along a row, which tie the order to a vector's width and end in a
+//! sum over lanes for each output.
 
 use crate::arch::BLOCK;
 
@@ -24,13 +25,25 @@ pub fn tree(lanes: [f32; 8]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
+/// Elements of a run of a float dot product.
+pub const RUN: usize = 64;
+
 /// Dot product of two float rows of equal length.
 pub fn float_dot(w: &[f32], x: &[f32]) -> f32 {
     assert_eq!(w.len(), x.len(), "a dot product needs equal lengths");
+    let len = w.len().next_multiple_of(BLOCK);
+    let at = |row: &[f32], i: usize| row.get(i).copied().unwrap_or(0.0);
+    (0..len).step_by(RUN).fold(0.0, |total: f32, start| {
+        let run = start..(start + RUN).min(len);
+        total + run.fold(0.0_f32, |sum, i| at(w, i).mul_add(at(x, i), sum))
+    })
+}
+
+/// Sum of the squares of a row.
+pub fn square_sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 16];
-    for i in 0..w.len().next_multiple_of(BLOCK) {
-        let at = |row: &[f32]| row.get(i).copied().unwrap_or(0.0);
-        lanes[i % 16] = at(w).mul_add(at(x), lanes[i % 16]);
+    for (i, x) in x.iter().enumerate() {
+        lanes[i % 16] = x.mul_add(*x, lanes[i % 16]);
     }
     tree(std::array::from_fn(|j| lanes[j] + lanes[j + 8]))
 }
@@ -62,17 +75,12 @@ pub(crate) const QUANTIZE_FLOOR: f32 = 1e-30;
 /// `scale(block)` is the weight scale of the block of 32; groups are multiples of it.
 pub fn integer_dot(codes: &[i8], scale: impl Fn(usize) -> f32, x: &[f32]) -> f32 {
     assert_eq!(codes.len(), x.len(), "a dot product needs equal lengths");
-    let mut lanes = [0.0_f32; 8];
-    for (block, (w, x)) in codes.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+    let blocks = codes.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate();
+    blocks.fold(0.0_f32, |total, (block, (w, x))| {
         let (q, activation) = quantize_block(x);
-        let product = scale(block) * activation;
-        for (j, lane) in lanes.iter_mut().enumerate() {
-            let elements = (4 * j..4 * j + 4).filter(|&i| i < w.len());
-            let sum: i32 = elements.map(|i| i32::from(w[i]) * i32::from(q[i])).sum();
-            *lane = (sum as f32).mul_add(product, *lane);
-        }
-    }
-    tree(lanes)
+        let sum: i32 = w.iter().zip(q).map(|(w, q)| i32::from(*w) * i32::from(q)).sum();
+        (sum as f32).mul_add(scale(block) * activation, total)
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::aligned::Aligned;
-use crate::arch::{BLOCK, LANES, vectors};
+use crate::arch::BLOCK;
 
 /// Rows of `f32`. The padding behind the last column is zero and stays zero.
 #[derive(Debug)]
@@ -66,78 +66,43 @@ impl Rows {
     }
 }
 
-/// Rows of 8-bit activations: codes and one scale for each block of 32.
+/// Rows of 8-bit activations.
 #[derive(Debug)]
 pub(crate) struct Quantized {
-    codes: Aligned<i8>,
-    offsets: Aligned<i32>,
-    scales: Aligned<f32>,
+    data: Aligned<ActivationBlock>,
+    /// Of a row.
     blocks: usize,
-    scale_stride: usize,
 }
 
-/// One row of [`Quantized`].
-#[derive(Clone, Copy)]
-pub(crate) struct QuantizedRow<'a> {
-    /// Codes by block.
-    pub(crate) codes: &'a [[i8; BLOCK]],
-    /// What [`crate::arch::Simd::offsets`] gives for each block.
-    pub(crate) offsets: &'a [[i32; LANES]],
-    /// Scales of the blocks, in vectors of eight.
-    pub(crate) scales: &'a [[f32; LANES]],
-}
-
-/// One row of [`Quantized`], to be written.
-#[derive(Debug)]
-pub(crate) struct QuantizedRowMut<'a> {
-    pub(crate) codes: &'a mut [[i8; BLOCK]],
-    pub(crate) offsets: &'a mut [[i32; LANES]],
-    pub(crate) scales: &'a mut [f32],
+/// Activations of a block in 8 bits, and all that products need of them: a tile of a product walks
+/// along several rows, and has a register for one pointer into each.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct ActivationBlock {
+    pub(crate) codes: [i8; BLOCK],
+    /// Sum of the codes.
+    pub(crate) sum: i32,
+    pub(crate) scale: f32,
 }
 
 impl Quantized {
     pub(crate) fn new(rows: usize, cols: usize) -> Self {
         let blocks = cols.div_ceil(BLOCK);
-        let scale_stride = blocks.next_multiple_of(LANES);
-        Self {
-            codes: Aligned::zeroed(rows * blocks * BLOCK),
-            offsets: Aligned::zeroed(rows * blocks * LANES),
-            scales: Aligned::zeroed(rows * scale_stride),
-            blocks,
-            scale_stride,
-        }
+        Self { data: Aligned::zeroed(rows * blocks), blocks }
     }
 
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> QuantizedRow<'_> {
-        let codes = &self.codes[row * self.blocks * BLOCK..][..self.blocks * BLOCK];
-        let scales = &self.scales[row * self.scale_stride..][..self.scale_stride];
-        QuantizedRow {
-            codes: codes.as_chunks().0,
-            offsets: &vectors(&self.offsets)[row * self.blocks..][..self.blocks],
-            scales: vectors(scales),
-        }
+    pub(crate) fn row(&self, row: usize) -> &[ActivationBlock] {
+        &self.data[row * self.blocks..][..self.blocks]
     }
 
     /// The first `rows` rows.
-    pub(crate) fn iter_mut(&mut self, rows: usize) -> impl Iterator<Item = QuantizedRowMut<'_>> {
-        let blocks = self.blocks;
-        let codes = self.codes.chunks_mut(blocks * BLOCK);
-        let offsets = self.offsets.chunks_mut(blocks * LANES);
-        let scales = self.scales.chunks_mut(self.scale_stride);
-        codes.zip(offsets).zip(scales).take(rows).map(move |((codes, offsets), scales)| {
-            QuantizedRowMut {
-                codes: codes.as_chunks_mut().0,
-                offsets: offsets.as_chunks_mut().0,
-                scales: &mut scales[..blocks],
-            }
-        })
+    pub(crate) fn iter_mut(&mut self, rows: usize) -> impl Iterator<Item = &mut [ActivationBlock]> {
+        self.data.chunks_mut(self.blocks).take(rows)
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val::<[i8]>(&self.codes)
-            + size_of_val::<[i32]>(&self.offsets)
-            + size_of_val::<[f32]>(&self.scales)
+        size_of_val::<[ActivationBlock]>(&self.data)
     }
 }
 

@@ -1,10 +1,9 @@
-//! Vector instructions behind one small trait.
+//! Vector instructions behind two small traits.
 //!
-//! Every kernel of this crate is written once, over [`Simd`]: eight `f32` lanes, eight `i32` lanes
-//! and the few conversions that weight formats need. A value of a type that implements [`Simd`] is
-//! the proof that this CPU has its instructions, so kernels need no `unsafe`: only the two dozen
-//! one-line methods in [`avx2`] do. [`Simd::run`] is the door: it enters a function compiled for the
-//! instruction set, into which the kernel is inlined whole.
+//! Every kernel of this crate is written once: products over [`Panel`], everything else over [`Simd`],
+//! eight `f32` lanes. A value of a type that implements them is the proof that this CPU has its
+//! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] do. Their `run` is the
+//! door: it enters a function compiled for the instruction set, into which the kernel is inlined whole.
 //!
 //! All implementations give the same bits. That holds because each operation is either exact
 //! (integers, conversions), or one IEEE operation rounded once (`fma` is fused everywhere), and
@@ -16,14 +15,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod panel;
 mod portable;
 
 use std::fmt;
 
-use half::{bf16, f16};
-
 #[cfg(target_arch = "x86_64")]
 use self::avx2::Avx2;
+pub(crate) use self::panel::{Panel, PanelKernel, QUADS};
 use self::portable::Portable;
 
 /// Lanes of a vector.
@@ -36,10 +35,6 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Eight `f32`.
     type F: Copy;
-    /// Eight `i32`.
-    type I: Copy;
-    /// Thirty-two integer weight codes, ready to be multiplied.
-    type Codes: Copy;
 
     /// Runs a kernel with these instructions switched on.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -48,10 +43,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::F;
     /// Lanes from memory.
     fn load(self, from: &[f32; LANES]) -> Self::F;
-    /// Lanes from half precision, exactly.
-    fn load_f16(self, from: &[f16; LANES]) -> Self::F;
-    /// Lanes from bfloat16, exactly.
-    fn load_bf16(self, from: &[bf16; LANES]) -> Self::F;
     /// Lanes to memory.
     fn store(self, v: Self::F, to: &mut [f32; LANES]);
 
@@ -81,18 +72,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane, found pairwise like [`sum`](Self::sum) with [`max`](Self::max).
     fn largest(self, v: Self::F) -> f32;
 
-    /// Takes 8-bit codes in −127 ..= 127.
-    fn codes8(self, from: &[i8; BLOCK]) -> Self::Codes;
-    /// Takes 4-bit codes + 8: element i is the low nibble of byte i, element i + 16 its high nibble.
-    fn codes4(self, from: &[u8; BLOCK / 2]) -> Self::Codes;
-    /// Lane j: Σ w·x over the elements 4j .. 4j + 4. Exact for |x| ≤ 127.
-    fn dot8(self, w: Self::Codes, x: &[i8; BLOCK]) -> Self::I;
-    /// As [`dot8`](Self::dot8) for 4-bit codes; `offsets` is [`offsets`](Self::offsets) of `x`.
-    fn dot4(self, w: Self::Codes, x: &[i8; BLOCK], offsets: &[i32; LANES]) -> Self::I;
-    /// Lane j: 8 · Σ x over the elements 4j .. 4j + 4.
-    fn offsets(self, x: &[i8; BLOCK]) -> [i32; LANES];
-    /// To `f32`; exact below 2²⁴.
-    fn float(self, v: Self::I) -> Self::F;
     /// Nearest integers, ties to even, of lanes in −127 ..= 127, in memory order.
     fn narrow(self, v: [Self::F; BLOCK / LANES]) -> [i8; BLOCK];
 }
@@ -156,8 +135,28 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2(avx2) => avx2.run(kernel),
-            Set::Portable(portable) => portable.run(kernel),
+            Set::Avx2(avx2) => Simd::run(avx2, kernel),
+            Set::Portable(portable) => Simd::run(portable, kernel),
+        }
+    }
+}
+
+impl Isa {
+    /// Runs a kernel over panels.
+    pub(crate) fn run_panels<K: PanelKernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(avx2) => Panel::run(avx2, kernel),
+            Set::Portable(portable) => Panel::run(portable, kernel),
+        }
+    }
+
+    /// Rows of its panels.
+    pub(crate) fn panel_width(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => Avx2::WIDTH,
+            Set::Portable(_) => Portable::WIDTH,
         }
     }
 }
@@ -179,24 +178,14 @@ mod tests {
     use super::*;
 
     /// Applies every operation to the same lanes and returns all bits.
-    struct Everything<'a> {
-        floats: &'a [[f32; LANES]; 4],
-        halves: &'a [u16; LANES],
-        codes: &'a [i8; BLOCK],
-        nibbles: &'a [u8; BLOCK / 2],
-    }
+    struct Everything<'a>(&'a [[f32; LANES]; 4]);
 
     impl Kernel for Everything<'_> {
-        type Output = (Vec<u32>, Vec<i8>, Vec<i32>);
+        type Output = (Vec<u32>, Vec<i8>);
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Self::Output {
-            let [a, b, c, small] = self.floats.each_ref().map(|v| s.load(v));
-            let f16s = self.halves.map(f16::from_bits);
-            let bf16s = self.halves.map(bf16::from_bits);
-            let offsets = s.offsets(self.codes);
-            let eight = s.dot8(s.codes8(self.codes), self.codes);
-            let four = s.dot4(s.codes4(self.nibbles), self.codes, &offsets);
+            let [a, b, c, small] = self.0.each_ref().map(|v| s.load(v));
             let vectors = [
                 s.add(a, b),
                 s.sub(a, b),
@@ -208,11 +197,7 @@ mod tests {
                 s.abs(a),
                 s.round(a),
                 s.exp2i(s.round(small)),
-                s.load_f16(&f16s),
-                s.load_bf16(&bf16s),
-                s.float(eight),
-                s.float(four),
-                s.splat(self.floats[0][3]),
+                s.splat(self.0[0][3]),
             ];
             let mut bits = Vec::new();
             for v in vectors {
@@ -223,7 +208,7 @@ mod tests {
             bits.push(s.sum(a).to_bits());
             bits.push(s.largest(a).to_bits());
             let narrow = s.narrow([small, s.round(small), s.abs(small), small]);
-            (bits, narrow.to_vec(), offsets.to_vec())
+            (bits, narrow.to_vec())
         }
     }
 
@@ -234,20 +219,12 @@ mod tests {
             exponent in -20_i32..20,
             small: [i8; LANES],
             fraction in 0.0_f32..1.0,
-            halves: [u16; LANES],
-            codes: [i8; BLOCK],
-            nibbles: [u8; BLOCK / 2],
         ) {
             let scale = 2.0_f32.powi(exponent - 31);
             let [a, b, c] = floats.map(|v| v.map(|x| x as f32 * scale));
             let small = small.map(|x| f32::from(x.max(-126)).clamp(-126.0, 126.0) + fraction);
-            let codes = codes.map(|x| x.max(-127));
-            // NaN payloads are not part of the promise.
-            let halves = halves.map(|h| if h & 0x7f80 == 0x7f80 || h & 0x7c00 == 0x7c00 { 0 } else { h });
             let floats = [a, b, c, small];
-            let results = Isa::all().into_iter().map(|isa| {
-                isa.run(Everything { floats: &floats, halves: &halves, codes: &codes, nibbles: &nibbles })
-            });
+            let results = Isa::all().into_iter().map(|isa| isa.run(Everything(&floats)));
             let results: Vec<_> = results.collect();
             for other in &results[1..] {
                 proptest::prop_assert_eq!(&results[0], other);

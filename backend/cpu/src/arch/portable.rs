@@ -1,10 +1,12 @@
-//! [`Simd`] in plain Rust. It defines what the other instruction sets must give.
+//! [`Simd`] and [`Panel`] in plain Rust. They define what the other instruction sets must give.
 
 use std::array;
 
 use half::{bf16, f16};
 
+use super::panel::{Panel, PanelKernel, QUADS};
 use super::{BLOCK, Kernel, LANES, Simd};
+use crate::rows::ActivationBlock;
 
 /// Needs nothing, so anyone may hold one.
 #[derive(Clone, Copy)]
@@ -29,8 +31,6 @@ fn max(a: f32, b: f32) -> f32 {
 
 impl Simd for Portable {
     type F = Lanes;
-    type I = [i32; LANES];
-    type Codes = [i8; BLOCK];
 
     #[inline]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -45,16 +45,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
         *from
-    }
-
-    #[inline(always)]
-    fn load_f16(self, from: &[f16; LANES]) -> Lanes {
-        from.map(f16::to_f32)
-    }
-
-    #[inline(always)]
-    fn load_bf16(self, from: &[bf16; LANES]) -> Lanes {
-        from.map(bf16::to_f32)
     }
 
     #[inline(always)]
@@ -123,34 +113,70 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn codes8(self, from: &[i8; BLOCK]) -> [i8; BLOCK] {
+    fn narrow(self, v: [Lanes; BLOCK / LANES]) -> [i8; BLOCK] {
+        array::from_fn(|i| v[i / LANES][i % LANES].round_ties_even() as i8)
+    }
+}
+
+impl Panel for Portable {
+    const WIDTH: usize = LANES;
+    type F = Lanes;
+    type I = [i32; LANES];
+    type Lanes<T: Copy> = [T; LANES];
+
+    #[inline(always)]
+    fn lanes<T: Copy>(from: &[T]) -> &[[T; LANES]] {
+        from.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn lanes_mut<T: Copy>(from: &mut [T]) -> &mut [[T; LANES]] {
+        from.as_chunks_mut().0
+    }
+
+    #[inline]
+    fn run<K: PanelKernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Lanes {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> Lanes {
         *from
     }
 
     #[inline(always)]
-    fn codes4(self, from: &[u8; BLOCK / 2]) -> [i8; BLOCK] {
-        array::from_fn(|i| match from.get(i) {
-            Some(byte) => (byte & 15) as i8 - 8,
-            None => (from[i - BLOCK / 2] >> 4) as i8 - 8,
-        })
+    fn load_f16(self, from: &[f16; LANES]) -> Lanes {
+        from.map(f16::to_f32)
     }
 
     #[inline(always)]
-    fn dot8(self, w: [i8; BLOCK], x: &[i8; BLOCK]) -> [i32; LANES] {
-        array::from_fn(|lane| {
-            (4 * lane..4 * lane + 4).map(|i| i32::from(w[i]) * i32::from(x[i])).sum()
-        })
+    fn load_bf16(self, from: &[bf16; LANES]) -> Lanes {
+        from.map(bf16::to_f32)
     }
 
     #[inline(always)]
-    fn dot4(self, w: [i8; BLOCK], x: &[i8; BLOCK], _: &[i32; LANES]) -> [i32; LANES] {
-        // The codes are already signed here; the offsets serve unsigned multiplications.
-        self.dot8(w, x)
+    fn store(self, v: Lanes, to: &mut Lanes) {
+        *to = v;
     }
 
     #[inline(always)]
-    fn offsets(self, x: &[i8; BLOCK]) -> [i32; LANES] {
-        self.dot8([8; BLOCK], x)
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        Simd::add(self, a, b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        Simd::mul(self, a, b)
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        Simd::fma(self, a, b, c)
     }
 
     #[inline(always)]
@@ -159,7 +185,35 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn narrow(self, v: [Lanes; BLOCK / LANES]) -> [i8; BLOCK] {
-        array::from_fn(|i| v[i / LANES][i % LANES].round_ties_even() as i8)
+    fn dot8<const A: usize>(
+        self,
+        codes: &[[[i8; 4]; LANES]],
+        x: [&ActivationBlock; A],
+    ) -> [[i32; LANES]; A] {
+        x.map(|x| {
+            array::from_fn(|row| {
+                let quads = codes.iter().map(|quad| quad[row]).zip(x.codes.as_chunks::<4>().0);
+                quads.map(|(w, x)| dot(w, x)).sum()
+            })
+        })
     }
+
+    #[inline(always)]
+    fn dot4<const A: usize>(
+        self,
+        codes: &[[[u8; 4]; LANES]],
+        x: [&ActivationBlock; A],
+    ) -> [[i32; LANES]; A] {
+        // The codes are made signed here; the sums serve unsigned multiplications.
+        let codes: [_; QUADS] = array::from_fn(|q| {
+            codes[q % (QUADS / 2)]
+                .map(|bytes| bytes.map(|byte| (byte >> (4 * (q / (QUADS / 2))) & 15) as i8 - 8))
+        });
+        self.dot8(&codes, x)
+    }
+}
+
+#[inline(always)]
+fn dot(w: [i8; 4], x: &[i8; 4]) -> i32 {
+    w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
 }

@@ -3,11 +3,11 @@
 use crate::arch::{BLOCK, Kernel, LANES, Simd, vectors};
 use crate::exp::exp;
 use crate::order::QUANTIZE_FLOOR;
-use crate::rows::QuantizedRowMut;
+use crate::rows::ActivationBlock;
 
 /// RMS norm: `out = x / √(mean(x²) + ε) · weight`.
 ///
-/// The squares are summed in the order of [`crate::order::float_dot`].
+/// The squares are summed in the order of [`crate::order::square_sum`].
 #[derive(Debug)]
 pub(crate) struct Norm<'a> {
     /// A row with its padding, whole blocks.
@@ -47,7 +47,7 @@ fn inverse_rms(squares: f32, len: usize, epsilon: f32) -> f32 {
 pub(crate) struct Quantize<'a> {
     /// A row with its padding.
     pub(crate) x: &'a [f32],
-    pub(crate) out: QuantizedRowMut<'a>,
+    pub(crate) out: &'a mut [ActivationBlock],
 }
 
 impl Kernel for Quantize<'_> {
@@ -55,8 +55,7 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let QuantizedRowMut { codes, offsets, scales } = self.out;
-        for (block, x) in self.x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        for (x, out) in self.x.as_chunks::<BLOCK>().0.iter().zip(self.out) {
             let mut v = [s.splat(0.0); BLOCK / LANES];
             let mut largest = s.splat(0.0);
             let mut poison = s.splat(0.0);
@@ -78,12 +77,12 @@ impl Kernel for Quantize<'_> {
                 for v in &mut v {
                     *v = s.mul(*v, s.splat(inverse));
                 }
-                codes[block] = s.narrow(v);
+                out.codes = s.narrow(v);
             } else {
-                codes[block] = [0; BLOCK];
+                out.codes = [0; BLOCK];
             }
-            offsets[block] = s.offsets(&codes[block]);
-            scales[block] = scale;
+            out.sum = out.codes.iter().map(|&code| i32::from(code)).sum();
+            out.scale = scale;
         }
     }
 }

@@ -1,155 +1,162 @@
-//! Products with float weights: sixteen lanes of fused multiply-add, see [`crate::order::float_dot`].
+//! Products with float weights, see [`crate::order::float_dot`].
 //!
-//! For a few rows of activations the weights are converted in registers on their way from memory.
-//! For more they are converted once, six rows at a time, to a scratch that stays in the L1 or L2
-//! cache, and 3 × 2 tiles (twelve accumulators of the sixteen registers) sweep over it.
+//! Weights are converted in registers on their way from memory, once for up to six rows of
+//! activations. One or two rows take four panels at a time, three rows three, so that there are enough
+//! sums to hide the latency of the multiply-add; more rows take two panels, whose twelve sums and
+//! operands fill sixteen registers.
+
+use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::{Product, put};
-use crate::arch::{LANES, Simd, vectors};
+use crate::arch::Panel;
+use crate::order::RUN;
 
 /// A float type that weights are stored in.
 pub(super) trait Element: Copy {
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::F;
+    fn load<P: Panel>(p: P, from: &P::Lanes<Self>) -> P::F;
 }
 
 impl Element for f32 {
     #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::F {
-        s.load(from)
+    fn load<P: Panel>(p: P, from: &P::Lanes<Self>) -> P::F {
+        p.load(from)
     }
 }
 
 impl Element for f16 {
     #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::F {
-        s.load_f16(from)
+    fn load<P: Panel>(p: P, from: &P::Lanes<Self>) -> P::F {
+        p.load_f16(from)
     }
 }
 
 impl Element for bf16 {
     #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::F {
-        s.load_bf16(from)
+    fn load<P: Panel>(p: P, from: &P::Lanes<Self>) -> P::F {
+        p.load_bf16(from)
     }
 }
 
-/// Rows of weights converted at a time.
-const SCRATCH_ROWS: usize = 6;
-
-/// Rows of activations from which conversion to the scratch pays.
-const CONVERT_FROM: usize = 4;
-
+/// All outputs of `product.panels`.
 #[inline(always)]
-pub(super) fn product<S: Simd, T: Element>(
-    s: S,
+pub(super) fn product<P: Panel, T: Element>(
+    p: P,
     data: &[T],
     stride: usize,
-    p: &mut Product<'_, '_>,
+    product: &mut Product<'_, '_>,
 ) {
-    let rows = p.rows.clone();
-    if p.out.len() < CONVERT_FROM {
-        let data = &data[rows.start * stride..rows.end * stride];
-        return match p.out.len() {
-            0 => (),
-            1 => sweep::<S, T, 4, 1>(s, data, stride, 0, p),
-            2 => sweep::<S, T, 2, 2>(s, data, stride, 0, p),
-            _ => sweep::<S, T, 2, 3>(s, data, stride, 0, p),
-        };
-    }
-    let mut scratch = std::mem::take(&mut p.scratch.weights);
-    scratch.resize(SCRATCH_ROWS * stride, 0.0);
-    for first in rows.clone().step_by(SCRATCH_ROWS) {
-        let last = (first + SCRATCH_ROWS).min(rows.end);
-        let from = vectors(&data[first * stride..last * stride]);
-        for (from, to) in from.iter().zip(scratch.as_chunks_mut().0) {
-            s.store(T::load(s, from), to);
+    let panels = P::lanes(data);
+    let count = product.out.len();
+    let Range { mut start, end } = product.panels(P::WIDTH);
+    if count < 3 {
+        while start + 4 <= end {
+            across::<P, T, 4>(p, panels, stride, start, product);
+            start += 4;
         }
-        let weights = &scratch[..(last - first) * stride];
-        sweep::<S, f32, 3, 2>(s, weights, stride, first - rows.start, p);
     }
-    p.scratch.weights = scratch;
+    if count == 3 {
+        while start + 3 <= end {
+            across::<P, T, 3>(p, panels, stride, start, product);
+            start += 3;
+        }
+    }
+    while start + 2 <= end {
+        across::<P, T, 2>(p, panels, stride, start, product);
+        start += 2;
+    }
+    if start < end {
+        across::<P, T, 1>(p, panels, stride, start, product);
+    }
 }
 
-/// All rows of `data` (the outputs from `first` on) with all rows of activations, in R × A tiles.
+/// N panels from `first` on with all rows of activations.
 #[inline(always)]
-fn sweep<S: Simd, T: Element, const R: usize, const A: usize>(
-    s: S,
-    data: &[T],
+fn across<P: Panel, T: Element, const N: usize>(
+    p: P,
+    panels: &[P::Lanes<T>],
     stride: usize,
     first: usize,
-    p: &mut Product<'_, '_>,
+    product: &mut Product<'_, '_>,
 ) {
-    let rows = data.len() / stride;
     let mut m = 0;
-    while m + A <= p.out.len() {
-        let mut n = 0;
-        while n + R <= rows {
-            let sums = tile::<S, T, R, A>(s, data, stride, n, p, m);
-            put(p.put, p.out, first + n, m, sums);
-            n += R;
-        }
-        for n in n..rows {
-            let sums = tile::<S, T, 1, A>(s, data, stride, n, p, m);
-            put(p.put, p.out, first + n, m, sums);
-        }
-        m += A;
-    }
-    for m in m..p.out.len() {
-        let mut n = 0;
-        while n + R <= rows {
-            let sums = tile::<S, T, R, 1>(s, data, stride, n, p, m);
-            put(p.put, p.out, first + n, m, sums);
-            n += R;
-        }
-        for n in n..rows {
-            let sums = tile::<S, T, 1, 1>(s, data, stride, n, p, m);
-            put(p.put, p.out, first + n, m, sums);
-        }
+    while m < product.out.len() {
+        let rest = product.out.len() - m;
+        m += match (N, rest) {
+            (_, 1) => tile::<P, T, N, 1>(p, panels, stride, first, product, m),
+            (_, 2) => tile::<P, T, N, 2>(p, panels, stride, first, product, m),
+            (3.., _) | (_, 3) => tile::<P, T, N, 3>(p, panels, stride, first, product, m),
+            // Four and three or four are quicker than six and one or two.
+            (_, 4 | 7 | 8) => tile::<P, T, N, 4>(p, panels, stride, first, product, m),
+            (_, 5) => tile::<P, T, N, 5>(p, panels, stride, first, product, m),
+            _ => tile::<P, T, N, 6>(p, panels, stride, first, product, m),
+        };
     }
 }
 
-/// Dot products of R rows of weights from `n` on and A rows of activations from `m` on.
+/// N panels with A rows of activations from `m` on; gives A.
 #[inline(always)]
-fn tile<S: Simd, T: Element, const R: usize, const A: usize>(
-    s: S,
-    data: &[T],
+fn tile<P: Panel, T: Element, const N: usize, const A: usize>(
+    p: P,
+    panels: &[P::Lanes<T>],
     stride: usize,
-    n: usize,
-    p: &Product<'_, '_>,
+    first: usize,
+    product: &mut Product<'_, '_>,
     m: usize,
-) -> [[f32; A]; R] {
-    let steps = stride / (2 * LANES);
-    let mut w: [&[[T; LANES]]; R] = [&[]; R];
-    for r in 0..R {
-        w[r] = &vectors(&data[(n + r) * stride..])[..2 * steps];
-    }
-    let mut x: [&[[f32; LANES]]; A] = [&[]; A];
+) -> usize {
+    let mut x: [&[f32]; A] = [&[]; A];
     for a in 0..A {
-        x[a] = &vectors(p.input.rows.row(p.input.first + m + a))[..2 * steps];
+        x[a] = &product.input.rows.row(product.input.first + m + a)[..stride];
     }
-    let mut lanes = [[[s.splat(0.0); 2]; A]; R];
-    for step in 0..steps {
-        for half in 0..2 {
-            let i = 2 * step + half;
-            let mut xs = [s.splat(0.0); A];
-            for a in 0..A {
-                xs[a] = s.load(&x[a][i]);
-            }
-            for r in 0..R {
-                let w = T::load(s, &w[r][i]);
+    let mut totals = [[p.splat(0.0); A]; N];
+    let mut start = 0;
+    while start < stride {
+        let len = RUN.min(stride - start);
+        let mut w: [&[P::Lanes<T>]; N] = [&[]; N];
+        for n in 0..N {
+            w[n] = &panels[(first + n) * stride + start..][..len];
+        }
+        let mut run: [&[f32]; A] = [&[]; A];
+        for a in 0..A {
+            run[a] = &x[a][start..][..len];
+        }
+        let mut sums = [[p.splat(0.0); A]; N];
+        for k in 0..len {
+            // Whichever are fewer stay in registers.
+            if A < N {
+                let mut x = [p.splat(0.0); A];
                 for a in 0..A {
-                    lanes[r][a][half] = s.fma(w, xs[a], lanes[r][a][half]);
+                    x[a] = p.splat(run[a][k]);
+                }
+                for n in 0..N {
+                    let weight = T::load(p, &w[n][k]);
+                    for a in 0..A {
+                        sums[n][a] = p.fma(weight, x[a], sums[n][a]);
+                    }
+                }
+            } else {
+                let mut weights = [p.splat(0.0); N];
+                for n in 0..N {
+                    weights[n] = T::load(p, &w[n][k]);
+                }
+                for a in 0..A {
+                    let x = p.splat(run[a][k]);
+                    for n in 0..N {
+                        sums[n][a] = p.fma(weights[n], x, sums[n][a]);
+                    }
                 }
             }
         }
-    }
-    let mut sums = [[0.0; A]; R];
-    for r in 0..R {
-        for a in 0..A {
-            sums[r][a] = s.sum(s.add(lanes[r][a][0], lanes[r][a][1]));
+        for n in 0..N {
+            for a in 0..A {
+                totals[n][a] = p.add(totals[n][a], sums[n][a]);
+            }
         }
+        start += RUN;
     }
-    sums
+    for n in 0..N {
+        put(p, product, first + n, m, totals[n]);
+    }
+    A
 }

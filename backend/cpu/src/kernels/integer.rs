@@ -1,36 +1,47 @@
 //! Products with integer weights and 8-bit activations, see [`crate::order::integer_dot`].
 //!
-//! The integer sums of a block are exact, so only the multiplication by the scales and the float
-//! sums over blocks have an order. Scale products are computed for eight blocks at once and read
-//! back one by one, which is cheaper than converting each 16-bit scale alone.
+//! The integer sums of a block are exact, so only the multiplication by the scales and the float sums
+//! over blocks have an order. Four rows of activations at a time share the unpacking of a block: their
+//! integer and float sums, the codes and the constants fill sixteen registers. A panel is small enough
+//! to stay in the L1 cache while all rows pass over it.
+
+use std::hint::black_box;
+
+use half::f16;
 
 use super::{Product, put};
-use crate::arch::{BLOCK, LANES, Simd};
+use crate::arch::{Panel, QUADS};
 use crate::matrix::BlockScales;
-use crate::rows::QuantizedRow;
+use crate::rows::ActivationBlock;
 
 /// A width of codes.
 pub(super) trait Width {
-    /// Codes of a block.
-    type Block;
-    fn load<S: Simd>(s: S, block: &Self::Block) -> S::Codes;
-    fn dot<S: Simd>(s: S, w: S::Codes, x: &[i8; BLOCK], offsets: &[i32; LANES]) -> S::I;
+    /// Four codes of a row, or eight in nibbles.
+    type Quad: Copy;
+    /// Quads of a block in memory.
+    const QUADS: usize;
+    /// Sums of one block: `codes` has [`QUADS`](Self::QUADS) lanes.
+    fn dot<P: Panel, const A: usize>(
+        p: P,
+        codes: &[P::Lanes<Self::Quad>],
+        x: [&ActivationBlock; A],
+    ) -> [P::I; A];
 }
 
 /// 8-bit codes.
 pub(super) struct Eight;
 
 impl Width for Eight {
-    type Block = [i8; BLOCK];
+    type Quad = [i8; 4];
+    const QUADS: usize = QUADS;
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, block: &[i8; BLOCK]) -> S::Codes {
-        s.codes8(block)
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, w: S::Codes, x: &[i8; BLOCK], _: &[i32; LANES]) -> S::I {
-        s.dot8(w, x)
+    fn dot<P: Panel, const A: usize>(
+        p: P,
+        codes: &[P::Lanes<[i8; 4]>],
+        x: [&ActivationBlock; A],
+    ) -> [P::I; A] {
+        p.dot8(codes, x)
     }
 }
 
@@ -38,127 +49,142 @@ impl Width for Eight {
 pub(super) struct Four;
 
 impl Width for Four {
-    type Block = [u8; BLOCK / 2];
+    type Quad = [u8; 4];
+    const QUADS: usize = QUADS / 2;
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, block: &[u8; BLOCK / 2]) -> S::Codes {
-        s.codes4(block)
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, w: S::Codes, x: &[i8; BLOCK], offsets: &[i32; LANES]) -> S::I {
-        s.dot4(w, x, offsets)
+    fn dot<P: Panel, const A: usize>(
+        p: P,
+        codes: &[P::Lanes<[u8; 4]>],
+        x: [&ActivationBlock; A],
+    ) -> [P::I; A] {
+        p.dot4(codes, x)
     }
 }
 
-/// An integer matrix.
-#[derive(Clone, Copy)]
-pub(super) struct Weights<'a, B> {
-    pub(super) codes: &'a [B],
-    pub(super) scales: &'a BlockScales,
-    pub(super) stride: usize,
+/// Scales of a panel.
+trait Scales<P: Panel>: Copy {
+    /// Those of a block.
+    fn of(&self, p: P, block: usize) -> P::F;
 }
 
+/// One for each row.
+struct RowScales<'a, P: Panel>(&'a P::Lanes<f32>);
+
+/// One for each row and each `1 << shift` blocks.
+struct GroupScales<'a, P: Panel> {
+    groups: &'a [P::Lanes<f16>],
+    shift: u32,
+}
+
+impl<P: Panel> Scales<P> for RowScales<'_, P> {
+    #[inline(always)]
+    fn of(&self, p: P, _: usize) -> P::F {
+        p.load(self.0)
+    }
+}
+
+impl<P: Panel> Scales<P> for GroupScales<'_, P> {
+    #[inline(always)]
+    fn of(&self, p: P, block: usize) -> P::F {
+        p.load_f16(&self.groups[block >> self.shift])
+    }
+}
+
+/// All outputs of `product.panels`; `codes` are those of the whole matrix, `blocks` a row's.
 #[inline(always)]
-pub(super) fn product<S: Simd, W: Width>(
-    s: S,
-    weights: Weights<'_, W::Block>,
-    p: &mut Product<'_, '_>,
+pub(super) fn product<P: Panel, W: Width>(
+    p: P,
+    codes: &[W::Quad],
+    scales: &BlockScales,
+    blocks: usize,
+    product: &mut Product<'_, '_>,
 ) {
-    // Weights are read from memory once, in fours; activations stay in the caches.
-    let mut n = p.rows.start;
-    while n + 4 <= p.rows.end {
-        if p.out.len() == 1 {
-            run::<S, W, 4, 1>(s, &weights, n, p, 0);
-        } else {
-            across::<S, W, 4>(s, &weights, n, p);
+    let codes = P::lanes(codes);
+    for panel in product.panels(P::WIDTH) {
+        let codes = &codes[panel * blocks * W::QUADS..][..blocks * W::QUADS];
+        match scales {
+            BlockScales::Row(scales) => {
+                let scales = RowScales::<P>(&P::lanes(scales)[panel]);
+                across::<P, W, _>(p, codes, scales, panel, product);
+            }
+            BlockScales::Group { values, per_row, shift } => {
+                let groups = &P::lanes(values)[panel * per_row..][..*per_row];
+                let scales = GroupScales::<P> { groups, shift: *shift };
+                across::<P, W, _>(p, codes, scales, panel, product);
+            }
         }
-        n += 4;
-    }
-    for n in n..p.rows.end {
-        across::<S, W, 1>(s, &weights, n, p);
     }
 }
 
-/// R rows of weights with all rows of activations.
+/// A panel with all rows of activations.
 #[inline(always)]
-fn across<S: Simd, W: Width, const R: usize>(
-    s: S,
-    weights: &Weights<'_, W::Block>,
-    n: usize,
-    p: &mut Product<'_, '_>,
+fn across<P: Panel, W: Width, S: Scales<P>>(
+    p: P,
+    codes: &[P::Lanes<W::Quad>],
+    scales: S,
+    panel: usize,
+    product: &mut Product<'_, '_>,
 ) {
     let mut m = 0;
-    while m + 2 <= p.out.len() {
-        run::<S, W, R, 2>(s, weights, n, p, m);
-        m += 2;
-    }
-    if m < p.out.len() {
-        run::<S, W, R, 1>(s, weights, n, p, m);
+    while m < product.out.len() {
+        m += match product.out.len() - m {
+            1 => tile::<P, W, S, 1>(p, codes, scales, panel, product, m),
+            2 => tile::<P, W, S, 2>(p, codes, scales, panel, product, m),
+            3 => tile::<P, W, S, 3>(p, codes, scales, panel, product, m),
+            _ => tile::<P, W, S, 4>(p, codes, scales, panel, product, m),
+        };
     }
 }
 
+/// A panel with A rows of activations from `m` on; gives A.
 #[inline(always)]
-fn run<S: Simd, W: Width, const R: usize, const A: usize>(
-    s: S,
-    weights: &Weights<'_, W::Block>,
-    n: usize,
-    p: &mut Product<'_, '_>,
+fn tile<P: Panel, W: Width, S: Scales<P>, const A: usize>(
+    p: P,
+    codes: &[P::Lanes<W::Quad>],
+    scales: S,
+    panel: usize,
+    product: &mut Product<'_, '_>,
     m: usize,
-) {
-    let sums = tile::<S, W, R, A>(s, weights, n, p, m);
-    put(p.put, p.out, n - p.rows.start, m, sums);
-}
-
-/// Dot products of R rows of weights from `n` on and A rows of activations from `m` on.
-#[inline(always)]
-fn tile<S: Simd, W: Width, const R: usize, const A: usize>(
-    s: S,
-    weights: &Weights<'_, W::Block>,
-    n: usize,
-    p: &Product<'_, '_>,
-    m: usize,
-) -> [[f32; A]; R] {
-    let blocks = weights.stride / BLOCK;
-    let mut w: [&[W::Block]; R] = [&[]; R];
-    for r in 0..R {
-        w[r] = &weights.codes[(n + r) * blocks..][..blocks];
-    }
-    let mut x = [QuantizedRow { codes: &[], offsets: &[], scales: &[] }; A];
+) -> usize {
+    let blocks = codes.len() / W::QUADS;
+    let mut x: [&[ActivationBlock]; A] = [&[]; A];
     for a in 0..A {
-        x[a] = p.input.quantized.row(p.input.first + m + a);
+        x[a] = product.input.quantized.row(product.input.first + m + a);
         // Said once, so that the loop below needs no checks.
-        assert!(x[a].codes.len() == blocks && x[a].offsets.len() == blocks);
+        assert!(x[a].len() == blocks);
     }
-    let mut lanes = [[s.splat(0.0); A]; R];
-    for chunk in 0..blocks.div_ceil(LANES) {
-        let mut scales = [[[0.0; LANES]; A]; R];
-        for r in 0..R {
-            let weight = match weights.scales.row_scale(n + r) {
-                Some(scale) => s.splat(scale),
-                None => s.load_f16(&weights.scales.eight(n + r, chunk)),
-            };
-            for a in 0..A {
-                s.store(s.mul(weight, s.load(&x[a].scales[chunk])), &mut scales[r][a]);
-            }
+    let mut totals = [p.splat(0.0); A];
+    // Hidden: see `Panel::dot8`.
+    let quads = black_box(W::QUADS);
+    for (block, codes) in codes.chunks_exact(quads).take(blocks).enumerate() {
+        let mut activations = [&x[0][block]; A];
+        for a in 1..A {
+            activations[a] = &x[a][block];
         }
-        let first = chunk * LANES;
-        for block in first..(first + LANES).min(blocks) {
-            for r in 0..R {
-                let codes = W::load(s, &w[r][block]);
-                for a in 0..A {
-                    let sum = W::dot(s, codes, &x[a].codes[block], &x[a].offsets[block]);
-                    let scale = s.splat(scales[r][a][block % LANES]);
-                    lanes[r][a] = s.fma(s.float(sum), scale, lanes[r][a]);
-                }
-            }
-        }
-    }
-    let mut sums = [[0.0; A]; R];
-    for r in 0..R {
+        let dots = W::dot(p, codes, activations);
+        let scale = scales.of(p, block);
         for a in 0..A {
-            sums[r][a] = s.sum(lanes[r][a]);
+            let scale = p.mul(scale, p.splat(activations[a].scale));
+            totals[a] = p.fma(p.float(dots[a]), scale, totals[a]);
         }
     }
-    sums
+    put(p, product, panel, m, totals);
+    A
 }
+
+impl<P: Panel> Clone for RowScales<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Panel> Copy for RowScales<'_, P> {}
+
+impl<P: Panel> Clone for GroupScales<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Panel> Copy for GroupScales<'_, P> {}

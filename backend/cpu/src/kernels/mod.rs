@@ -12,7 +12,7 @@ mod tests;
 use std::ops::Range;
 
 pub(crate) use self::elementwise::{Heads, Norm, Quantize, SwiGlu};
-use crate::arch::{Isa, Kernel, Simd};
+use crate::arch::{BLOCK, Isa, Panel, PanelKernel};
 use crate::matrix::{Data, Matrix};
 use crate::rows::{Quantized, Rows};
 
@@ -36,69 +36,93 @@ pub(crate) enum Put {
     Add,
 }
 
-/// Memory that a worker needs for a product: a few rows of weights as floats.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    weights: Vec<f32>,
-}
-
 /// `out[m][n - rows.start] = Σₖ weights[n][k] · input[m][k]` for n in `rows`, m in 0 .. out.len().
 #[derive(Debug)]
 pub(crate) struct Product<'a, 'o> {
     pub(crate) weights: &'a Matrix,
-    /// Rows of the matrix.
+    /// Rows of the matrix: whole panels, but for the matrix's last.
     pub(crate) rows: Range<usize>,
     pub(crate) input: Input<'a>,
     pub(crate) put: Put,
     /// One slice for each row of activations, `rows.len()` long.
     pub(crate) out: &'a mut [&'o mut [f32]],
-    pub(crate) scratch: &'a mut Scratch,
 }
 
 impl Product<'_, '_> {
+    /// Computes it. `isa` is the one that the matrix was packed for.
     pub(crate) fn run(self, isa: Isa) {
-        isa.run(self);
+        isa.run_panels(self);
+    }
+
+    /// The panels that `rows` are.
+    fn panels(&self, width: usize) -> Range<usize> {
+        assert!(
+            self.rows.start.is_multiple_of(width) && self.weights.panel_width() == width,
+            "rows from {} on in panels of {}, with kernels for {width}",
+            self.rows.start,
+            self.weights.panel_width()
+        );
+        self.rows.start / width..self.rows.end.div_ceil(width)
     }
 }
 
-impl Kernel for Product<'_, '_> {
+impl PanelKernel for Product<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<P: Panel>(mut self, p: P) {
         let stride = self.weights.stride();
+        let blocks = stride / BLOCK;
         match self.weights.data() {
-            Data::F32(data) => float::product(s, data, stride, &mut self),
-            Data::F16(data) => float::product(s, data, stride, &mut self),
-            Data::Bf16(data) => float::product(s, data, stride, &mut self),
+            Data::F32(data) => float::product(p, data, stride, &mut self),
+            Data::F16(data) => float::product(p, data, stride, &mut self),
+            Data::Bf16(data) => float::product(p, data, stride, &mut self),
             Data::Int8(codes, scales) => {
-                let weights = integer::Weights { codes: codes.as_chunks().0, scales, stride };
-                integer::product::<S, integer::Eight>(s, weights, &mut self);
+                let codes = codes.as_chunks().0;
+                integer::product::<P, integer::Eight>(p, codes, scales, blocks, &mut self);
             }
             Data::Int4(codes, scales) => {
-                let weights = integer::Weights { codes: codes.as_chunks().0, scales, stride };
-                integer::product::<S, integer::Four>(s, weights, &mut self);
+                let codes = codes.as_chunks().0;
+                integer::product::<P, integer::Four>(p, codes, scales, blocks, &mut self);
             }
         }
     }
 }
 
-/// Writes a tile of sums.
+/// Writes the sums of a panel for A rows of activations from `m` on.
 #[inline(always)]
-fn put<const R: usize, const A: usize>(
-    put: Put,
-    out: &mut [&mut [f32]],
-    n: usize,
+fn put<P: Panel, const A: usize>(
+    p: P,
+    product: &mut Product<'_, '_>,
+    panel: usize,
     m: usize,
-    sums: [[f32; A]; R],
+    sums: [P::F; A],
 ) {
+    let first = panel * P::WIDTH - product.rows.start;
     for a in 0..A {
-        let out = &mut out[m + a][n..n + R];
-        for r in 0..R {
-            out[r] = match put {
-                Put::Store => sums[r][a],
-                Put::Add => out[r] + sums[r][a],
-            };
+        let rest = &mut product.out[m + a][first..];
+        match P::lanes_mut(rest) {
+            [out, ..] => {
+                let sum = match product.put {
+                    Put::Store => sums[a],
+                    Put::Add => p.add(p.load(out), sums[a]),
+                };
+                p.store(sum, out);
+            }
+            // The matrix's last panel, which has fewer rows.
+            [] => {
+                let mut lanes = [0.0; WIDEST];
+                p.store(sums[a], &mut P::lanes_mut(&mut lanes)[0]);
+                for (out, sum) in rest.iter_mut().zip(lanes) {
+                    *out = match product.put {
+                        Put::Store => sum,
+                        Put::Add => *out + sum,
+                    };
+                }
+            }
         }
     }
 }
+
+/// Rows of the widest panel.
+const WIDEST: usize = 16;

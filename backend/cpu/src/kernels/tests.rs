@@ -2,7 +2,7 @@
 
 use rewind_formats::{FORMAT_NAMES, Format, Packed};
 
-use super::{Input, Norm, Product, Put, Quantize, Scratch, SwiGlu};
+use super::{Input, Norm, Product, Put, Quantize, SwiGlu};
 use crate::arch::Isa;
 use crate::matrix::{Elements, Matrix, Storage};
 use crate::order;
@@ -29,9 +29,10 @@ fn noise(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(number).collect()
 }
 
-/// The same weights as a matrix of this executor and in the canonical form.
+/// The same weights as matrices of this executor and in the canonical form.
 struct Case {
-    matrix: Matrix,
+    /// For each instruction set.
+    matrices: Vec<(Isa, Matrix)>,
     packed: Option<Packed>,
     rows: usize,
     cols: usize,
@@ -40,19 +41,25 @@ struct Case {
 impl Case {
     fn new(storage: Storage, rows: usize, cols: usize) -> Self {
         let weights = noise(7, rows * cols);
-        let mut matrix = Matrix::zeroed(storage, rows, cols);
-        let mut parts = matrix.parts_mut([rows].into_iter());
-        let packed = match storage {
-            Storage::F32 => {
-                parts[0].copy(Elements::F32(&weights));
-                None
+        let matrix = |isa: Isa| {
+            let mut matrix = Matrix::zeroed(storage, isa.panel_width(), rows, cols);
+            for mut part in matrix.parts_mut(16) {
+                let range = part.range();
+                let weights = Elements::F32(&weights[range.start * cols..range.end * cols]);
+                match storage {
+                    Storage::F32 => part.copy(0, weights),
+                    Storage::Format(format) => part.quantize(0, format, weights).expect("finite"),
+                }
             }
+            (isa, matrix)
+        };
+        let packed = match storage {
+            Storage::F32 => None,
             Storage::Format(format) => {
-                parts[0].quantize(format, Elements::F32(&weights)).expect("finite");
                 Some(Packed::quantize(format, rows, cols, &weights).expect("finite"))
             }
         };
-        Self { matrix, packed, rows, cols }
+        Self { matrices: Isa::all().into_iter().map(matrix).collect(), packed, rows, cols }
     }
 
     /// One output for one row of activations, by the naive order.
@@ -64,7 +71,7 @@ impl Case {
             }
             _ => {
                 let mut weights = vec![0.0; self.cols];
-                self.matrix.row_values(n, &mut weights);
+                self.matrices[0].1.row_values(n, &mut weights);
                 order::float_dot(&weights, x)
             }
         }
@@ -73,7 +80,7 @@ impl Case {
     /// All outputs for some rows of activations, dealt to `workers` as the executor does it.
     fn product(
         &self,
-        isa: Isa,
+        (isa, weights): &(Isa, Matrix),
         activations: &[Vec<f32>],
         first: usize,
         workers: usize,
@@ -93,11 +100,13 @@ impl Case {
         let input = Input { rows: &rows, quantized: &quantized, first };
         let mut out = Rows::new(activations.len(), self.rows);
         out.iter_mut(activations.len()).for_each(|row| row.fill(BEFORE));
-        let ranges: Vec<_> = (0..workers).map(|w| share(self.rows, workers, w)).collect();
+        let panels = self.rows.div_ceil(weights.panel_width());
+        let row = |panel: usize| (panel * weights.panel_width()).min(self.rows);
+        let shares = (0..workers).map(|w| share(panels, workers, w));
+        let ranges: Vec<_> = shares.map(|panels| row(panels.start)..row(panels.end)).collect();
         let columns = out.columns_mut(activations.len(), &ranges);
         for (rows, mut out) in ranges.into_iter().zip(columns) {
-            let (weights, scratch) = (&self.matrix, &mut Scratch::default());
-            Product { weights, rows, input, put, out: &mut out, scratch }.run(isa);
+            Product { weights, rows, input, put, out: &mut out }.run(*isa);
         }
         (0..activations.len()).map(|row| out.row(row)[..self.rows].to_vec()).collect()
     }
@@ -113,15 +122,15 @@ fn storages() -> Vec<Storage> {
 
 fn check(case: &Case, storage: Storage, company: usize, first: usize, workers: usize, put: Put) {
     let activations: Vec<_> = (0..company).map(|row| noise(100 + row as u64, case.cols)).collect();
-    for isa in Isa::all() {
-        let found = case.product(isa, &activations, first, workers, put);
+    for matrix in &case.matrices {
+        let found = case.product(matrix, &activations, first, workers, put);
         // The oracle is slow; in large companies it looks at some rows, which are enough, for every
         // row is also computed in the small ones.
         for row in (0..company).filter(|row| company < 20 || row % 29 == 3 || row + 2 > company) {
             for (n, found) in found[row].iter().enumerate() {
                 let sum = case.expected(n, &activations[row]);
                 let expected = if put == Put::Add { BEFORE + sum } else { sum };
-                let place = (isa, storage, case.rows, case.cols, company, row, n);
+                let place = (matrix.0, storage, case.rows, case.cols, company, row, n);
                 assert_eq!(found.to_bits(), expected.to_bits(), "{found} {expected} {place:?}");
             }
         }
@@ -131,7 +140,7 @@ fn check(case: &Case, storage: Storage, company: usize, first: usize, workers: u
 #[test]
 fn products_have_the_bits_of_the_naive_order_in_any_company() {
     for storage in storages() {
-        let case = Case::new(storage, 29, 200);
+        let case = Case::new(storage, 77, 300);
         for (i, company) in COMPANIES.into_iter().enumerate() {
             let put = if i % 2 == 0 { Put::Store } else { Put::Add };
             check(&case, storage, company, i % 3, 1 + i % 4, put);
@@ -142,7 +151,9 @@ fn products_have_the_bits_of_the_naive_order_in_any_company() {
 #[test]
 fn products_of_odd_sizes() {
     for storage in storages() {
-        for (rows, cols) in [(1, 1), (2, 31), (3, 32), (5, 33), (7, 95), (13, 256), (4, 577)] {
+        for (rows, cols) in
+            [(1, 1), (2, 31), (3, 32), (5, 33), (17, 95), (40, 256), (4, 577), (9, 1200)]
+        {
             let case = Case::new(storage, rows, cols);
             for (company, workers) in [(1, 1), (2, 3), (5, 2)] {
                 check(&case, storage, company, 0, workers, Put::Store);
@@ -157,13 +168,14 @@ fn a_bad_activation_spoils_its_row_and_no_other() {
         let case = Case::new(storage, 9, 70);
         for bad in [f32::NAN, f32::INFINITY] {
             let mut activations: Vec<_> = (0..5).map(|row| noise(row, 70)).collect();
-            let clean = case.product(Isa::detect(), &activations, 0, 1, Put::Store);
+            let clean = case.product(&case.matrices[0], &activations, 0, 1, Put::Store);
             activations[2][66] = bad;
-            for isa in Isa::all() {
-                let found = case.product(isa, &activations, 0, 1, Put::Store);
-                assert!(found[2].iter().all(|x| !x.is_finite()), "{isa:?} {storage:?}");
+            for matrix in &case.matrices {
+                let found = case.product(matrix, &activations, 0, 1, Put::Store);
+                let place = (matrix.0, storage);
+                assert!(found[2].iter().all(|x| !x.is_finite()), "{place:?}");
                 for row in [0, 1, 3, 4] {
-                    assert_eq!(found[row], clean[row], "{isa:?} {storage:?}");
+                    assert_eq!(found[row], clean[row], "{place:?}");
                 }
             }
         }
@@ -184,8 +196,10 @@ fn activations_are_quantized_as_documented() {
             let row = quantized.row(0);
             for (block, x) in x.chunks(32).enumerate() {
                 let (codes, scale) = order::quantize_block(x);
-                assert_eq!(row.codes[block], codes, "{isa:?}");
-                assert_eq!(row.scales.as_flattened()[block].to_bits(), scale.to_bits());
+                assert_eq!(row[block].codes, codes, "{isa:?}");
+                assert_eq!(row[block].scale.to_bits(), scale.to_bits());
+                let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+                assert_eq!(row[block].sum, sum, "{isa:?}");
             }
         }
     }
@@ -197,7 +211,7 @@ fn norms_have_the_documented_order() {
         let (x, weight) = (noise(3, cols), noise(4, cols));
         let mut rows = Rows::new(1, cols);
         rows.iter_mut(1).for_each(|row| row.copy_from_slice(&x));
-        let scale = 1.0 / (order::float_dot(&x, &x) / cols as f32 + 1e-5).sqrt();
+        let scale = 1.0 / (order::square_sum(&x) / cols as f32 + 1e-5).sqrt();
         for isa in Isa::all() {
             let mut out = vec![0.0; cols];
             isa.run(Norm { x: rows.row(0), weight: &weight, epsilon: 1e-5, out: &mut out });

@@ -132,7 +132,7 @@ impl Machine for Flaw {
     }
 
     fn shadow_error(&self) -> ShadowError {
-        ShadowError { typical: 2e-6, worst: 2e-6 }
+        ShadowError { typical: 3e-6, worst: 3e-6 }
     }
 }
 

@@ -17,13 +17,13 @@ pub(crate) fn model(architecture: Architecture) -> TinyModel {
 }
 
 pub(crate) fn load(model: &TinyModel) -> Result<Arc<CpuModel>, CpuError> {
-    let options = LoadOptions { draft: model.draft, shadow: model.shadow, threads: 2 };
+    let isa = Isa::detect();
+    let options = LoadOptions { draft: model.draft, shadow: model.shadow, threads: 2, isa };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).map(Arc::new)
 }
 
 pub(crate) fn config() -> Config {
-    let isa = Isa::detect();
-    Config { threads: 1, slots: 8, rows: 300, pages: 200, page_tokens: 12, positions: 300, isa }
+    Config { threads: 1, slots: 8, rows: 300, pages: 200, page_tokens: 12, positions: 300 }
 }
 
 /// The same model with other things loaded.
@@ -66,7 +66,7 @@ fn a_mixed_checkpoint_is_kept_exactly() {
         tensor.data = TensorData::F32(tensor.data.to_f32());
         Ok::<_, Infallible>(tensor)
     };
-    let options = LoadOptions { draft: None, shadow: true, threads: 1 };
+    let options = LoadOptions { draft: None, shadow: true, threads: 1, isa: Isa::detect() };
     let wide = CpuModel::load(&mixed.spec, wide, options, |_| ()).expect("good");
     let tokens = prompt(1, 9, 1100);
     let run = |model: Arc<CpuModel>| {
@@ -82,7 +82,7 @@ fn a_mixed_checkpoint_is_kept_exactly() {
 fn progress_reaches_the_end() {
     let model = TinyModel { precision: Precision::Bf16, ..model(Architecture::Qwen3) };
     let mut last = None;
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 2 };
+    let options = LoadOptions { draft: model.draft, shadow: true, threads: 2, isa: Isa::detect() };
     CpuModel::load(&model.spec, model.source(), options, |progress| {
         assert!(last.is_none_or(|last: rewind_cpu::Progress| last.done < progress.done));
         last = Some(progress);
@@ -105,7 +105,7 @@ fn defects_name_the_tensor() {
             }
             Ok::<_, Infallible>(tensor)
         };
-        let options = LoadOptions { draft, shadow: true, threads: 2 };
+        let options = LoadOptions { draft, shadow: true, threads: 2, isa: Isa::detect() };
         CpuModel::load(spec, source, options, |_| ()).expect_err("spoiled").to_string()
     };
     for draft in [None, Some(Format::Int4Group(Group::G32))] {
@@ -123,7 +123,7 @@ fn defects_name_the_tensor() {
     let source = |name| {
         if name == bad { Err("gone") } else { Ok(model.tensor(name)) }
     };
-    let options = LoadOptions { draft: None, shadow: true, threads: 1 };
+    let options = LoadOptions { draft: None, shadow: true, threads: 1, isa: Isa::detect() };
     let error = CpuModel::load(spec, source, options, |_| ()).expect_err("gone");
     assert_eq!(error.to_string(), "cannot read the layer 1 up projection tensor");
 

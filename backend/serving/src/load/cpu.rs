@@ -38,7 +38,6 @@ pub(super) fn load(
         pages: limits.pages as usize,
         page_tokens: limits.page_tokens as usize,
         positions: limits.positions as usize,
-        isa: Isa::detect(),
     };
     let executor = CpuExecutor::new(Arc::new(weights), config)?;
     let memory = executor.memory();
@@ -64,7 +63,8 @@ fn pack(
     threads: usize,
     progress: &mut dyn FnMut(f32),
 ) -> Result<CpuModel, LoadError> {
-    let both = LoadOptions { draft: Some(source.options.draft), shadow: true, threads };
+    let isa = Isa::detect();
+    let both = LoadOptions { draft: Some(source.options.draft), shadow: true, threads, isa };
     let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
         CpuModel::load(
             from.spec(),

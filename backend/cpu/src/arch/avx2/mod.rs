@@ -1,8 +1,8 @@
 //! [`Simd`] with AVX2, FMA and F16C.
 
-use std::arch::x86_64::*;
+mod panel;
 
-use half::{bf16, f16};
+use std::arch::x86_64::*;
 
 use super::{BLOCK, Kernel, LANES, Simd};
 
@@ -41,10 +41,10 @@ macro_rules! with {
     }};
 }
 
+use with;
+
 impl Simd for Avx2 {
     type F = __m256;
-    type I = __m256i;
-    type Codes = __m256i;
 
     #[inline]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -59,20 +59,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> __m256 {
         with!(self, _mm256_loadu_ps(from.as_ptr()))
-    }
-
-    #[inline(always)]
-    fn load_f16(self, from: &[f16; LANES]) -> __m256 {
-        with!(self, _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn load_bf16(self, from: &[bf16; LANES]) -> __m256 {
-        // A bfloat16 is the upper half of the f32 with the same value.
-        with!(self, {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        })
     }
 
     #[inline(always)]
@@ -149,59 +135,6 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
-    }
-
-    #[inline(always)]
-    fn codes8(self, from: &[i8; BLOCK]) -> __m256i {
-        with!(self, _mm256_loadu_si256(from.as_ptr().cast()))
-    }
-
-    #[inline(always)]
-    fn codes4(self, from: &[u8; BLOCK / 2]) -> __m256i {
-        with!(self, {
-            let bytes = _mm_loadu_si128(from.as_ptr().cast());
-            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-            _mm256_and_si256(both, _mm256_set1_epi8(15))
-        })
-    }
-
-    #[inline(always)]
-    fn dot8(self, w: __m256i, x: &[i8; BLOCK]) -> __m256i {
-        // The instruction multiplies unsigned by signed bytes, so w's sign moves to x. A pair sums to
-        // at most 2 · 127 · 127, which does not saturate.
-        with!(self, {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
-        })
-    }
-
-    #[inline(always)]
-    fn dot4(self, w: __m256i, x: &[i8; BLOCK], offsets: &[i32; LANES]) -> __m256i {
-        // Σ (w − 8) x = Σ w x − 8 Σ x with unsigned w, and no sign to move.
-        with!(self, {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let pairs = _mm256_maddubs_epi16(w, x);
-            let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_sub_epi32(sums, _mm256_loadu_si256(offsets.as_ptr().cast()))
-        })
-    }
-
-    #[inline(always)]
-    fn offsets(self, x: &[i8; BLOCK]) -> [i32; LANES] {
-        let mut out = [0; LANES];
-        with!(self, {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(8), x);
-            let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
-        });
-        out
-    }
-
-    #[inline(always)]
-    fn float(self, v: __m256i) -> __m256 {
-        with!(self, _mm256_cvtepi32_ps(v))
     }
 
     #[inline(always)]

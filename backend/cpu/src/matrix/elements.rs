@@ -1,0 +1,62 @@
+//! Weights on their way from a checkpoint.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use rewind_checkpoint::TensorData;
+
+/// Some elements of a tensor, in the checkpoint's precision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Elements<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Elements<'a> {
+    /// A range of a tensor's elements.
+    pub(crate) fn of(data: &'a TensorData, range: Range<usize>) -> Self {
+        match data {
+            TensorData::F32(data) => Self::F32(&data[range]),
+            TensorData::F16(data) => Self::F16(&data[range]),
+            TensorData::Bf16(data) => Self::Bf16(&data[range]),
+        }
+    }
+
+    /// Where the first NaN or infinity is.
+    pub(crate) fn first_not_finite(self) -> Option<(usize, f32)> {
+        fn find<T: Copy>(data: &[T], value: impl Fn(T) -> f32) -> Option<(usize, f32)> {
+            let at = data.iter().position(|&x| !value(x).is_finite())?;
+            Some((at, value(data[at])))
+        }
+        match self {
+            Self::F32(data) => find(data, |x| x),
+            Self::F16(data) => {
+                data.iter().position(|x| !x.is_finite()).map(|i| (i, data[i].to_f32()))
+            }
+            Self::Bf16(data) => find(data, bf16::to_f32),
+        }
+    }
+
+    /// Upcast, exactly.
+    pub(crate) fn to_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(data) => data.to_vec(),
+            Self::F16(data) => data.iter().map(|x| x.to_f32()).collect(),
+            Self::Bf16(data) => data.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_finite_elements_are_found() {
+        let mut data = vec![f16::ONE; 10];
+        data[7] = f16::NEG_INFINITY;
+        assert_eq!(Elements::F16(&data).first_not_finite(), Some((7, f32::NEG_INFINITY)));
+        assert_eq!(Elements::F16(&data[..7]).first_not_finite(), None);
+    }
+}

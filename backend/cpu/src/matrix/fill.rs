@@ -1,0 +1,213 @@
+//! Filling a matrix, on any number of threads.
+
+use half::{bf16, f16};
+use rewind_formats::{Format, PackError, Packed, Scales};
+
+use super::{BlockScales, Data, Elements, Layout, Matrix};
+
+impl Matrix {
+    /// Cuts the matrix into ascending runs of `rows` rows, whole panels, that may be filled on
+    /// different threads. The last one may be shorter.
+    pub(crate) fn parts_mut(&mut self, rows: usize) -> Vec<PartMut<'_>> {
+        let Self { layout, cols, rows: all, .. } = *self;
+        assert!(rows.is_multiple_of(layout.width), "{rows} rows in panels of {}", layout.width);
+        let mut rest = match &mut self.data {
+            Data::F32(data) => PartData::F32(data),
+            Data::F16(data) => PartData::F16(data),
+            Data::Bf16(data) => PartData::Bf16(data),
+            Data::Int8(codes, scales) => PartData::Int8(codes, scales.part()),
+            Data::Int4(codes, scales) => PartData::Int4(codes, scales.part()),
+        };
+        let firsts = (0..all).step_by(rows);
+        firsts
+            .map(|first| {
+                let len = rows.min(all - first);
+                let padded = len.next_multiple_of(layout.width);
+                let (data, tail) = std::mem::take(&mut rest).split(padded, layout.stride);
+                rest = tail;
+                PartMut { first, rows: len, cols, layout, data }
+            })
+            .collect()
+    }
+}
+
+/// A run of rows of a [`Matrix`], to be filled.
+#[derive(Debug)]
+pub(crate) struct PartMut<'a> {
+    first: usize,
+    rows: usize,
+    cols: usize,
+    layout: Layout,
+    data: PartData<'a>,
+}
+
+#[derive(Debug)]
+enum PartData<'a> {
+    F32(&'a mut [f32]),
+    F16(&'a mut [f16]),
+    Bf16(&'a mut [bf16]),
+    Int8(&'a mut [i8], PartScales<'a>),
+    Int4(&'a mut [u8], PartScales<'a>),
+}
+
+#[derive(Debug)]
+enum PartScales<'a> {
+    Row(&'a mut [f32]),
+    Group(&'a mut [f16], usize),
+}
+
+impl Default for PartData<'_> {
+    fn default() -> Self {
+        Self::F32(&mut [])
+    }
+}
+
+impl BlockScales {
+    fn part(&mut self) -> PartScales<'_> {
+        match self {
+            Self::Row(scales) => PartScales::Row(scales),
+            Self::Group { values, per_row, .. } => PartScales::Group(values, *per_row),
+        }
+    }
+}
+
+impl<'a> PartData<'a> {
+    fn split(self, rows: usize, stride: usize) -> (Self, Self) {
+        let len = rows * stride;
+        match self {
+            Self::F32(data) => pair(data.split_at_mut(len), Self::F32),
+            Self::F16(data) => pair(data.split_at_mut(len), Self::F16),
+            Self::Bf16(data) => pair(data.split_at_mut(len), Self::Bf16),
+            Self::Int8(codes, scales) => {
+                let ((codes, more), (scales, rest)) = (codes.split_at_mut(len), scales.split(rows));
+                (Self::Int8(codes, scales), Self::Int8(more, rest))
+            }
+            Self::Int4(codes, scales) => {
+                let (codes, more) = codes.split_at_mut(len / 2);
+                let (scales, rest) = scales.split(rows);
+                (Self::Int4(codes, scales), Self::Int4(more, rest))
+            }
+        }
+    }
+}
+
+impl PartScales<'_> {
+    fn split(self, rows: usize) -> (Self, Self) {
+        match self {
+            Self::Row(scales) => pair(scales.split_at_mut(rows), Self::Row),
+            Self::Group(values, per_row) => {
+                pair(values.split_at_mut(rows * per_row), |values| Self::Group(values, per_row))
+            }
+        }
+    }
+}
+
+fn pair<T, U>((a, b): (T, T), wrap: impl Fn(T) -> U) -> (U, U) {
+    (wrap(a), wrap(b))
+}
+
+impl PartMut<'_> {
+    /// The rows of the matrix that it holds.
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.rows
+    }
+
+    /// Takes rows, from the part's row `at` on, exactly as the checkpoint has them, upcast to `f32` if
+    /// that is the storage.
+    ///
+    /// The storage is the checkpoint's own type or `f32`; the caller has seen to it.
+    pub(crate) fn copy(&mut self, at: usize, source: Elements<'_>) {
+        let (cols, layout) = (self.cols, self.layout);
+        match (&mut self.data, source) {
+            (PartData::F32(to), Elements::F32(from)) => copy(to, layout, at, cols, from, |x| *x),
+            (PartData::F32(to), Elements::F16(from)) => {
+                copy(to, layout, at, cols, from, |x| x.to_f32());
+            }
+            (PartData::F32(to), Elements::Bf16(from)) => {
+                copy(to, layout, at, cols, from, |x| x.to_f32());
+            }
+            (PartData::F16(to), Elements::F16(from)) => copy(to, layout, at, cols, from, |x| *x),
+            (PartData::Bf16(to), Elements::Bf16(from)) => copy(to, layout, at, cols, from, |x| *x),
+            (to, from) => unreachable!("{to:?} cannot hold {from:?} exactly"),
+        }
+    }
+
+    /// Quantizes rows, from the part's row `at` on.
+    ///
+    /// # Errors
+    /// A weight is not finite or too large for the format; its row counts from the first given.
+    pub(crate) fn quantize(
+        &mut self,
+        at: usize,
+        format: Format,
+        source: Elements<'_>,
+    ) -> Result<(), PackError> {
+        let (cols, layout) = (self.cols, self.layout);
+        let values = source.to_f32();
+        let rows = values.len() / cols;
+        let packed = Packed::quantize(format, rows, cols, &values)?;
+        let codes = packed.codes();
+        match &mut self.data {
+            PartData::F32(to) => copy(to, layout, at, cols, &values, |x| *x),
+            PartData::F16(to) => {
+                copy(to, layout, at, cols, codes.as_chunks().0, |b| f16::from_le_bytes(*b));
+            }
+            PartData::Bf16(to) => {
+                copy(to, layout, at, cols, codes.as_chunks().0, |b| bf16::from_le_bytes(*b));
+            }
+            PartData::Int8(to, scales) => {
+                for (row, codes) in codes.chunks(cols).enumerate() {
+                    // Quads are whole in the matrix, so four codes go at a time.
+                    for (quad, codes) in codes.chunks(4).enumerate() {
+                        let to = &mut to[layout.eight(at + row, 4 * quad)..][..codes.len()];
+                        to.iter_mut().zip(codes).for_each(|(to, code)| *to = code.cast_signed());
+                    }
+                }
+                scales.copy(layout, at, packed.scales());
+            }
+            PartData::Int4(to, scales) => {
+                for row in 0..rows {
+                    let codes = packed.row_codes(row);
+                    for col in 0..cols {
+                        let (index, shift) = layout.four(at + row, col);
+                        to[index] |= (codes[col / 2] >> (4 * (col % 2)) & 15) << shift;
+                    }
+                }
+                scales.copy(layout, at, packed.scales());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PartScales<'_> {
+    fn copy(&mut self, layout: Layout, at: usize, from: &Scales) {
+        match (self, from) {
+            (Self::Row(to), Scales::PerRow(from)) => to[at..][..from.len()].copy_from_slice(from),
+            (Self::Group(to, per_row), Scales::PerGroup(from)) => {
+                for (row, from) in from.chunks(*per_row).enumerate() {
+                    for (group, scale) in from.iter().enumerate() {
+                        to[layout.scale(at + row, group, *per_row)] = *scale;
+                    }
+                }
+            }
+            (to, from) => unreachable!("{to:?} cannot hold {from:?}"),
+        }
+    }
+}
+
+/// Puts rows of floats from row `at` of a part on.
+fn copy<T, U>(
+    to: &mut [T],
+    layout: Layout,
+    at: usize,
+    cols: usize,
+    from: &[U],
+    convert: impl Fn(&U) -> T,
+) {
+    for (row, from) in from.chunks(cols).enumerate() {
+        let first = layout.float(at + row, 0);
+        let to = to[first..].iter_mut().step_by(layout.width);
+        to.zip(from).for_each(|(to, from)| *to = convert(from));
+    }
+}

@@ -1,0 +1,308 @@
+//! Weight matrices as the kernels read them.
+//!
+//! Rows are outputs. Each is padded with zeros to whole blocks of 32, and as many neighbouring rows as
+//! the instruction set has lanes make a *panel*, padded to whole ones with rows of zeros. In a panel,
+//!
+//! * floats lie `[input][row]`;
+//! * 8-bit codes lie `[block of 32][quad][row][4]`: a quad is four neighbouring inputs, which integer
+//!   instructions multiply and add at once;
+//! * 4-bit codes lie `[block of 32][quad of the first half][row][4]`, a byte holding the code of quad q
+//!   in its low nibble and that of quad q + 4 in its high one;
+//! * scales lie `[group][row]`, in 16 bits where there are groups: they are a ninth of a 4-bit matrix,
+//!   and a decode step is bound by its bytes.
+//!
+//! So one vector holds the same inputs of every row of the panel, and a panel is read front to back.
+//!
+//! Rejected: rows one after the other, where each output ends in a sum over lanes and the scale of each
+//! row has to be spread over a vector of its own.
+
+mod elements;
+mod fill;
+
+use half::{bf16, f16};
+use rewind_formats::Format;
+
+use crate::aligned::Aligned;
+use crate::arch::{BLOCK, QUADS};
+pub(crate) use elements::Elements;
+pub(crate) use fill::PartMut;
+
+/// A matrix of weights.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    storage: Storage,
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    data: Data,
+}
+
+/// Where an element is.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Rows of a panel.
+    width: usize,
+    /// Elements of a row, padding included.
+    stride: usize,
+}
+
+/// Elements, by kind.
+#[derive(Debug)]
+pub(crate) enum Data {
+    /// Single precision.
+    F32(Aligned<f32>),
+    /// Half precision.
+    F16(Aligned<f16>),
+    /// bfloat16.
+    Bf16(Aligned<bf16>),
+    /// 8-bit codes.
+    Int8(Aligned<i8>, BlockScales),
+    /// 4-bit codes + 8, two to a byte.
+    Int4(Aligned<u8>, BlockScales),
+}
+
+/// Scales of integer codes.
+#[derive(Debug)]
+pub(crate) enum BlockScales {
+    /// One for a row.
+    Row(Vec<f32>),
+    /// One for `1 << shift` blocks of a row.
+    Group {
+        values: Vec<f16>,
+        /// Scales of a row.
+        per_row: usize,
+        /// log₂ of the blocks in a group.
+        shift: u32,
+    },
+}
+
+/// How a matrix is to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// Single precision, for checkpoints that have no shorter form.
+    F32,
+    /// One of the formats.
+    Format(Format),
+}
+
+impl Layout {
+    /// Index of the float of a row of the matrix at an input.
+    fn float(self, row: usize, col: usize) -> usize {
+        (row / self.width * self.stride + col) * self.width + row % self.width
+    }
+
+    /// Index of the 8-bit code of a row of the matrix at an input.
+    fn eight(self, row: usize, col: usize) -> usize {
+        (row / self.width * self.stride + col / 4 * 4) * self.width + row % self.width * 4 + col % 4
+    }
+
+    /// Index of the byte with the 4-bit code of a row of the matrix at an input, and the code's shift.
+    fn four(self, row: usize, col: usize) -> (usize, u32) {
+        let (block, quad) = (col / BLOCK, col % BLOCK / 4);
+        let bytes = row / self.width * self.stride / 2 + block * BLOCK / 2 + quad % (QUADS / 2) * 4;
+        let index = bytes * self.width + row % self.width * 4 + col % 4;
+        (index, if quad < QUADS / 2 { 0 } else { 4 })
+    }
+
+    /// Index of a scale of a row of the matrix, of `per_row`.
+    fn scale(self, row: usize, group: usize, per_row: usize) -> usize {
+        (row / self.width * per_row + group) * self.width + row % self.width
+    }
+}
+
+impl BlockScales {
+    /// The scale of one block.
+    fn block(&self, layout: Layout, row: usize, block: usize) -> f32 {
+        match self {
+            Self::Row(scales) => scales[row],
+            Self::Group { values, per_row, shift } => {
+                values[layout.scale(row, block >> shift, *per_row)].to_f32()
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Row(scales) => size_of_val::<[f32]>(scales),
+            Self::Group { values, .. } => size_of_val::<[f16]>(values),
+        }
+    }
+}
+
+impl Matrix {
+    /// A matrix of zeros in panels of `width` rows.
+    pub(crate) fn zeroed(storage: Storage, width: usize, rows: usize, cols: usize) -> Self {
+        let padded = rows.next_multiple_of(width);
+        let layout = Layout { width, stride: cols.next_multiple_of(BLOCK) };
+        let len = padded * layout.stride;
+        let data = match storage {
+            Storage::F32 => Data::F32(Aligned::zeroed(len)),
+            Storage::Format(Format::F16) => Data::F16(Aligned::zeroed(len)),
+            Storage::Format(Format::Bf16) => Data::Bf16(Aligned::zeroed(len)),
+            Storage::Format(format) => {
+                let scales = match format.group() {
+                    None => BlockScales::Row(vec![0.0; padded]),
+                    Some(group) => {
+                        let per_row = format.scales_per_row(cols);
+                        let shift = (group.len() / BLOCK).ilog2();
+                        let values = vec![f16::ZERO; padded * per_row];
+                        BlockScales::Group { values, per_row, shift }
+                    }
+                };
+                match format.code_bits() {
+                    4 => Data::Int4(Aligned::zeroed(len / 2), scales),
+                    _ => Data::Int8(Aligned::zeroed(len), scales),
+                }
+            }
+        };
+        Self { storage, layout, rows, cols, data }
+    }
+
+    /// Name of the format.
+    pub(crate) fn storage_name(&self) -> String {
+        match self.storage {
+            Storage::F32 => "f32".to_owned(),
+            Storage::Format(format) => format.to_string(),
+        }
+    }
+
+    /// Outputs.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Elements of a row, padding included.
+    pub(crate) fn stride(&self) -> usize {
+        self.layout.stride
+    }
+
+    /// Rows of a panel.
+    pub(crate) fn panel_width(&self) -> usize {
+        self.layout.width
+    }
+
+    /// Whether kernels multiply it with 8-bit activations.
+    pub(crate) fn is_integer(&self) -> bool {
+        matches!(self.data, Data::Int8(..) | Data::Int4(..))
+    }
+
+    /// Memory of codes and scales, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(data) => size_of_val::<[f32]>(data),
+            Data::F16(data) => size_of_val::<[f16]>(data),
+            Data::Bf16(data) => size_of_val::<[bf16]>(data),
+            Data::Int8(codes, scales) => codes.len() + scales.bytes(),
+            Data::Int4(codes, scales) => codes.len() + scales.bytes(),
+        }
+    }
+
+    /// Writes the exact values of one row to the first `cols` elements of `out`.
+    pub(crate) fn row_values(&self, row: usize, out: &mut [f32]) {
+        let layout = self.layout;
+        let out = out[..self.cols].iter_mut().enumerate();
+        match &self.data {
+            Data::F32(data) => out.for_each(|(col, out)| *out = data[layout.float(row, col)]),
+            Data::F16(data) => {
+                out.for_each(|(col, out)| *out = data[layout.float(row, col)].to_f32());
+            }
+            Data::Bf16(data) => {
+                out.for_each(|(col, out)| *out = data[layout.float(row, col)].to_f32());
+            }
+            Data::Int8(codes, scales) => out.for_each(|(col, out)| {
+                let scale = scales.block(layout, row, col / BLOCK);
+                *out = f32::from(codes[layout.eight(row, col)]) * scale;
+            }),
+            Data::Int4(bytes, scales) => out.for_each(|(col, out)| {
+                let (index, shift) = layout.four(row, col);
+                let nibble = bytes[index] >> shift & 15;
+                *out = (f32::from(nibble) - 8.0) * scales.block(layout, row, col / BLOCK);
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rewind_formats::{FORMAT_NAMES, Packed};
+
+    use super::*;
+
+    fn weights(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * 0.7).sin() * (1.0 + (i / 32) as f32 * 0.1)).collect()
+    }
+
+    #[test]
+    fn every_format_keeps_the_exact_values_of_the_packed_form() {
+        for name in FORMAT_NAMES.split(", ") {
+            let format: Format = name.parse().expect("a listed name");
+            for (width, rows, cols) in
+                [(8, 1, 1), (8, 3, 31), (16, 5, 96), (8, 21, 577), (16, 50, 160), (8, 16, 32)]
+            {
+                let source = weights(rows * cols);
+                let packed = Packed::quantize(format, rows, cols, &source).expect("finite");
+                let mut matrix = Matrix::zeroed(Storage::Format(format), width, rows, cols);
+                for mut part in matrix.parts_mut(16) {
+                    // In two pieces, as where one tensor ends and the next begins.
+                    let range = part.range();
+                    let middle = range.start + range.len() / 2;
+                    let pieces = [range.start..middle, middle..range.end];
+                    for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
+                        let from = &source[piece.start * cols..piece.end * cols];
+                        let at = piece.start - range.start;
+                        part.quantize(at, format, Elements::F32(from)).expect("finite");
+                    }
+                }
+                let mut values = vec![0.0; cols];
+                for row in 0..rows {
+                    matrix.row_values(row, &mut values);
+                    for (col, value) in values.iter().enumerate() {
+                        let expected = packed.value(row, col);
+                        assert_eq!(value.to_bits(), expected.to_bits(), "{name} {row} {col}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn copies_are_exact() {
+        let halves: Vec<f16> = weights(70).iter().map(|&x| f16::from_f32(x)).collect();
+        for storage in [Storage::F32, Storage::Format(Format::F16)] {
+            let mut matrix = Matrix::zeroed(storage, 8, 2, 35);
+            matrix.parts_mut(8)[0].copy(0, Elements::F16(&halves));
+            let mut values = vec![0.0; 35];
+            matrix.row_values(1, &mut values);
+            assert!(values.iter().zip(&halves[35..]).all(|(value, half)| *value == half.to_f32()));
+        }
+    }
+
+    #[test]
+    fn every_element_has_a_place_of_its_own() {
+        for width in [8, 16] {
+            let layout = Layout { width, stride: 96 };
+            let all = || (0..3 * width).flat_map(|row| (0..96).map(move |col| (row, col)));
+            let places = |place: &dyn Fn(usize, usize) -> usize| {
+                let mut places: Vec<_> = all().map(|(row, col)| place(row, col)).collect();
+                places.sort_unstable();
+                assert_eq!(places, (0..3 * width * 96).collect::<Vec<_>>());
+            };
+            places(&|row, col| layout.float(row, col));
+            places(&|row, col| layout.eight(row, col));
+            places(&|row, col| {
+                let (index, shift) = layout.four(row, col);
+                2 * index + shift as usize / 4
+            });
+            places(&|row, col| layout.scale(row, col, 96));
+        }
+    }
+}
