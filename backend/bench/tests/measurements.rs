@@ -23,7 +23,7 @@ const PAGE_TOKENS: usize = 8;
 
 fn load() -> CpuModel {
     let model = TinyModel::new(small_spec(Architecture::Llama, VOCABULARY), Precision::F16, FORMAT);
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 1 };
+    let options = LoadOptions { draft: model.draft, shadow: true, threads: 1, isa: Isa::detect() };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).unwrap()
 }
 
@@ -36,7 +36,6 @@ fn executor(room: Room) -> CpuExecutor {
         pages: room.pages(PAGE_TOKENS),
         page_tokens: PAGE_TOKENS,
         positions: room.positions,
-        isa: Isa::detect(),
     };
     CpuExecutor::new(Arc::new(load()), config).unwrap()
 }
