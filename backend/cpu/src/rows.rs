@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::aligned::Aligned;
 use crate::arch::BLOCK;
 
@@ -76,7 +78,7 @@ pub(crate) struct Quantized {
 
 /// Activations of a block in 8 bits, and all that products need of them: a tile of a product walks
 /// along several rows, and has a register for one pointer into each.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct ActivationBlock {
     pub(crate) codes: [i8; BLOCK],

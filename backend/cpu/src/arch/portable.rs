@@ -140,6 +140,9 @@ impl Panel for Portable {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Lanes {
         [x; LANES]
     }

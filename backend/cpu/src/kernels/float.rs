@@ -39,6 +39,9 @@ impl Element for bf16 {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// All outputs of `product.panels`.
 #[inline(always)]
 pub(super) fn product<P: Panel, T: Element>(
@@ -123,6 +126,12 @@ fn tile<P: Panel, T: Element, const N: usize, const A: usize>(
         }
         let mut sums = [[p.splat(0.0); A]; N];
         for k in 0..len {
+            if A < 3 && k % (LINE / size_of::<P::Lanes<T>>()) == 0 {
+                // More rows compute longer than they read.
+                for n in 0..N {
+                    p.prefetch(&w[n][k]);
+                }
+            }
             // Whichever are fewer stay in registers.
             if A < N {
                 let mut x = [p.splat(0.0); A];

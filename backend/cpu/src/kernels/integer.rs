@@ -62,6 +62,9 @@ impl Width for Four {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Scales of a panel.
 trait Scales<P: Panel>: Copy {
     /// Those of a block.
@@ -158,6 +161,12 @@ fn tile<P: Panel, W: Width, S: Scales<P>, const A: usize>(
     // Hidden: see `Panel::dot8`.
     let quads = black_box(W::QUADS);
     for (block, codes) in codes.chunks_exact(quads).take(blocks).enumerate() {
+        if A < 3 {
+            // More rows compute longer than they read.
+            for line in codes.chunks(LINE / size_of::<P::Lanes<W::Quad>>()) {
+                p.prefetch(&line[0]);
+            }
+        }
         let mut activations = [&x[0][block]; A];
         for a in 1..A {
             activations[a] = &x[a][block];

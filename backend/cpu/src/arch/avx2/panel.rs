@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{Avx2, with};
-use crate::arch::panel::{Panel, PanelKernel, QUADS};
+use crate::arch::panel::{AHEAD, Panel, PanelKernel, QUADS};
 use crate::arch::{LANES, Simd};
 use crate::rows::ActivationBlock;
 
@@ -47,6 +47,13 @@ impl Panel for Avx2 {
     #[inline]
     fn run<K: PanelKernel>(self, kernel: K) -> K::Output {
         with!(self, enter(self, kernel))
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, from: &T) {
+        let ahead = std::ptr::from_ref(from).cast::<i8>().wrapping_add(AHEAD);
+        // Never fails, wherever the address leads.
+        with!(self, _mm_prefetch::<_MM_HINT_T0>(ahead));
     }
 
     #[inline(always)]
