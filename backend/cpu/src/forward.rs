@@ -267,23 +267,21 @@ impl Machine {
         let ranges = columns(layer.gate.rows(), multiplications, pool.threads());
         let gates = self.gate.columns_mut(count, &ranges);
         let ups = self.up.columns_mut(count, &ranges);
-        let parts = ranges.into_iter().zip(gates).zip(ups);
-        pool.each(parts.collect(), |((range, mut gate), mut up)| {
+        let codes = self.gate_codes.columns_mut(count, &ranges);
+        let quantize = layer.down.is_integer();
+        let parts = ranges.into_iter().zip(gates).zip(ups).zip(codes);
+        pool.each(parts.collect(), |(((range, mut gate), mut up), codes)| {
             for (weights, out) in [(&layer.gate, &mut gate), (&layer.up, &mut up)] {
                 let rows = range.clone();
                 Product { weights, rows, input, put: Put::Store, out }.run(isa);
             }
-            for (gate, up) in gate.into_iter().zip(up) {
-                isa.run(SwiGlu { gate, up });
+            for ((gate, up), out) in gate.into_iter().zip(up).zip(codes) {
+                isa.run(SwiGlu { gate: &mut *gate, up });
+                if quantize {
+                    isa.run(Quantize { x: gate, out });
+                }
             }
         })?;
-        if layer.down.is_integer() {
-            let gate = &self.gate;
-            let items = self.gate_codes.iter_mut(count).enumerate();
-            each_row(pool, count, items, |(i, out)| {
-                isa.run(Quantize { x: gate.row(i), out });
-            })?;
-        }
         let input = Input { rows: &self.gate, quantized: &self.gate_codes, first: 0 };
         product(pool, isa, &layer.down, input, Put::Add, count, &mut self.stream)
     }

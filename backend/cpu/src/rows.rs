@@ -103,6 +103,24 @@ impl Quantized {
         self.data.chunks_mut(self.blocks).take(rows)
     }
 
+    /// For each of the ascending, disjoint column ranges, which start at whole blocks and leave none
+    /// out: its blocks of each of the first `rows` rows.
+    pub(crate) fn columns_mut(
+        &mut self,
+        rows: usize,
+        ranges: &[Range<usize>],
+    ) -> Vec<Vec<&mut [ActivationBlock]>> {
+        let mut parts: Vec<_> = ranges.iter().map(|_| Vec::with_capacity(rows)).collect();
+        for mut rest in self.iter_mut(rows) {
+            for (range, part) in ranges.iter().zip(&mut parts) {
+                let (own, tail) = rest.split_at_mut(range.len().div_ceil(BLOCK));
+                part.push(own);
+                rest = tail;
+            }
+        }
+        parts
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of_val::<[ActivationBlock]>(&self.data)
     }

@@ -42,10 +42,10 @@ fn inverse_rms(squares: f32, len: usize, epsilon: f32) -> f32 {
     1.0 / (squares / len as f32 + epsilon).sqrt()
 }
 
-/// Quantizes a row of activations, see [`crate::order::quantize_block`].
+/// Quantizes a row of activations, or whole blocks of one, see [`crate::order::quantize_block`].
 #[derive(Debug)]
 pub(crate) struct Quantize<'a> {
-    /// A row with its padding.
+    /// What is missing to whole blocks counts as zeros.
     pub(crate) x: &'a [f32],
     pub(crate) out: &'a mut [ActivationBlock],
 }
@@ -55,36 +55,47 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (x, out) in self.x.as_chunks::<BLOCK>().0.iter().zip(self.out) {
-            let mut v = [s.splat(0.0); BLOCK / LANES];
-            let mut largest = s.splat(0.0);
-            let mut poison = s.splat(0.0);
-            for (i, x) in vectors(x).iter().enumerate() {
-                v[i] = s.load(x);
-                largest = s.max(s.abs(v[i]), largest);
-                // 0 · x is NaN for NaN and infinities only.
-                poison = s.fma(v[i], s.splat(0.0), poison);
-            }
-            let largest = s.largest(largest);
-            let (scale, inverse) = if s.sum(poison).is_nan() {
-                (f32::NAN, 0.0)
-            } else if largest < QUANTIZE_FLOOR {
-                (0.0, 0.0)
-            } else {
-                (largest / 127.0, 127.0 / largest)
-            };
-            if scale > 0.0 {
-                for v in &mut v {
-                    *v = s.mul(*v, s.splat(inverse));
-                }
-                out.codes = s.narrow(v);
-            } else {
-                out.codes = [0; BLOCK];
-            }
-            out.sum = out.codes.iter().map(|&code| i32::from(code)).sum();
-            out.scale = scale;
+        let (blocks, rest) = self.x.as_chunks::<BLOCK>();
+        for (x, out) in blocks.iter().zip(&mut *self.out) {
+            quantize(s, x, out);
+        }
+        if !rest.is_empty() {
+            let mut x = [0.0; BLOCK];
+            x[..rest.len()].copy_from_slice(rest);
+            quantize(s, &x, &mut self.out[blocks.len()]);
         }
     }
+}
+
+#[inline(always)]
+fn quantize<S: Simd>(s: S, x: &[f32; BLOCK], out: &mut ActivationBlock) {
+    let mut v = [s.splat(0.0); BLOCK / LANES];
+    let mut largest = s.splat(0.0);
+    let mut poison = s.splat(0.0);
+    for (i, x) in vectors(x).iter().enumerate() {
+        v[i] = s.load(x);
+        largest = s.max(s.abs(v[i]), largest);
+        // 0 · x is NaN for NaN and infinities only.
+        poison = s.fma(v[i], s.splat(0.0), poison);
+    }
+    let largest = s.largest(largest);
+    let (scale, inverse) = if s.sum(poison).is_nan() {
+        (f32::NAN, 0.0)
+    } else if largest < QUANTIZE_FLOOR {
+        (0.0, 0.0)
+    } else {
+        (largest / 127.0, 127.0 / largest)
+    };
+    if scale > 0.0 {
+        for v in &mut v {
+            *v = s.mul(*v, s.splat(inverse));
+        }
+        out.codes = s.narrow(v);
+    } else {
+        out.codes = [0; BLOCK];
+    }
+    out.sum = out.codes.iter().map(|&code| i32::from(code)).sum();
+    out.scale = scale;
 }
 
 /// `gate = gate / (1 + e^−gate) · up`.
