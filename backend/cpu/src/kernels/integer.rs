@@ -163,8 +163,8 @@ fn tile<P: Panel, W: Width, S: Scales<P>, const A: usize>(
     for (block, codes) in codes.chunks_exact(quads).take(blocks).enumerate() {
         if A < 3 {
             // More rows compute longer than they read.
-            for line in codes.chunks(LINE / size_of::<P::Lanes<W::Quad>>()) {
-                p.prefetch(&line[0]);
+            for quad in (0..W::QUADS).step_by(LINE / size_of::<P::Lanes<W::Quad>>()) {
+                p.prefetch(&codes[quad]);
             }
         }
         let mut activations = [&x[0][block]; A];
