@@ -10,6 +10,7 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rewind_formats::ggml::GgmlType;
@@ -153,11 +154,15 @@ fn dequantize(ty: GgmlType, bytes: &[u8]) -> Result<Vec<f16>, rewind_formats::gg
     // Through a small buffer, so that no second copy of the tensor in f32 is ever needed.
     const BLOCKS: usize = 16;
     let mut buffer = vec![0.0_f32; BLOCKS * ty.block_len()];
+    let mut halves = vec![f16::ZERO; buffer.len()];
     let mut out = Vec::with_capacity(bytes.len() / ty.block_bytes() * ty.block_len());
     for bytes in bytes.chunks(BLOCKS * ty.block_bytes()) {
         let values = &mut buffer[..bytes.len() / ty.block_bytes() * ty.block_len()];
         ty.dequantize(bytes, values)?;
-        out.extend(values.iter().map(|&v| f16::from_f32(v)));
+        // Slices convert by vectors, single numbers by calls.
+        let halves = &mut halves[..values.len()];
+        halves.convert_from_f32_slice(values);
+        out.extend_from_slice(halves);
     }
     Ok(out)
 }

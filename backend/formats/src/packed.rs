@@ -263,6 +263,10 @@ fn limit(format: Format) -> f32 {
 fn check_range(format: Format, cols: usize, weights: &[f32]) -> Result<(), PackError> {
     let limit = limit(format);
     let bad = |w: &f32| w.is_nan() || w.abs() > limit;
+    // A search that stops early does not vectorize, so it is made only where there is one to find.
+    if !weights.iter().fold(false, |any, w| any | bad(w)) {
+        return Ok(());
+    }
     let Some(at) = weights.iter().position(bad) else { return Ok(()) };
     let (row, col, value) = (at / cols, at % cols, weights[at]);
     Err(if value.is_finite() {
@@ -285,9 +289,7 @@ fn quantize_rows<T: ScaleType>(
     for row in weights.chunks_exact(cols) {
         for (weights, codes) in row.chunks(group).zip(codes.chunks_mut(group)) {
             let scale: T = scale::search(weights, range);
-            for (code, &w) in codes.iter_mut().zip(weights) {
-                *code = scale::code(w, scale.value(), range) as i8;
-            }
+            scale::encode(weights, scale.value(), range, codes);
             scales.push(scale);
         }
         emit(&codes);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rewind_checkpoint::TensorData;
 
@@ -25,25 +26,37 @@ impl<'a> Elements<'a> {
 
     /// Where the first NaN or infinity is.
     pub(crate) fn first_not_finite(self) -> Option<(usize, f32)> {
-        fn find<T: Copy>(data: &[T], value: impl Fn(T) -> f32) -> Option<(usize, f32)> {
-            let at = data.iter().position(|&x| !value(x).is_finite())?;
+        // A search that stops early does not vectorize, so it is made only where there is one to find.
+        fn find<T: Copy>(
+            data: &[T],
+            special: impl Fn(T) -> bool,
+            value: impl Fn(T) -> f32,
+        ) -> Option<(usize, f32)> {
+            if !data.iter().fold(false, |any, &x| any | special(x)) {
+                return None;
+            }
+            let at = data.iter().position(|&x| special(x))?;
             Some((at, value(data[at])))
         }
         match self {
-            Self::F32(data) => find(data, |x| x),
-            Self::F16(data) => {
-                data.iter().position(|x| !x.is_finite()).map(|i| (i, data[i].to_f32()))
-            }
-            Self::Bf16(data) => find(data, bf16::to_f32),
+            Self::F32(data) => find(data, |x| !x.is_finite(), |x| x),
+            Self::F16(data) => find(data, |x| !x.is_finite(), f16::to_f32),
+            Self::Bf16(data) => find(data, |x| !x.is_finite(), bf16::to_f32),
         }
     }
 
     /// Upcast, exactly.
     pub(crate) fn to_f32(self) -> Vec<f32> {
+        fn upcast(data: &(impl HalfFloatSliceExt + ?Sized), len: usize) -> Vec<f32> {
+            // Slices convert by vectors, single numbers by calls.
+            let mut values = vec![0.0; len];
+            data.convert_to_f32_slice(&mut values);
+            values
+        }
         match self {
             Self::F32(data) => data.to_vec(),
-            Self::F16(data) => data.iter().map(|x| x.to_f32()).collect(),
-            Self::Bf16(data) => data.iter().map(|x| x.to_f32()).collect(),
+            Self::F16(data) => upcast(data, data.len()),
+            Self::Bf16(data) => upcast(data, data.len()),
         }
     }
 }

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use rewind_formats::{Format, PackError, Packed, Scales};
 
 use super::{BlockScales, Data, Elements, Layout, Matrix};
+use crate::arch::BLOCK;
 
 impl Matrix {
     /// Cuts the matrix into ascending runs of `rows` rows, whole panels, that may be filled on
@@ -157,21 +158,13 @@ impl PartMut<'_> {
             }
             PartData::Int8(to, scales) => {
                 for (row, codes) in codes.chunks(cols).enumerate() {
-                    // Quads are whole in the matrix, so four codes go at a time.
-                    for (quad, codes) in codes.chunks(4).enumerate() {
-                        let to = &mut to[layout.eight(at + row, 4 * quad)..][..codes.len()];
-                        to.iter_mut().zip(codes).for_each(|(to, code)| *to = code.cast_signed());
-                    }
+                    eights(to, layout, at + row, codes);
                 }
                 scales.copy(layout, at, packed.scales());
             }
             PartData::Int4(to, scales) => {
                 for row in 0..rows {
-                    let codes = packed.row_codes(row);
-                    for col in 0..cols {
-                        let (index, shift) = layout.four(at + row, col);
-                        to[index] |= (codes[col / 2] >> (4 * (col % 2)) & 15) << shift;
-                    }
+                    fours(to, layout, at + row, cols, packed.row_codes(row));
                 }
                 scales.copy(layout, at, packed.scales());
             }
@@ -193,6 +186,43 @@ impl PartScales<'_> {
             }
             (to, from) => unreachable!("{to:?} cannot hold {from:?}"),
         }
+    }
+}
+
+/// Puts the 8-bit codes of a row in place.
+fn eights(to: &mut [i8], layout: Layout, row: usize, codes: &[u8]) {
+    // Quads are whole in the matrix, so four codes go at a time.
+    let (quads, rest) = codes.as_chunks::<4>();
+    for (quad, codes) in quads.iter().enumerate() {
+        let to = &mut to[layout.eight(row, 4 * quad)..][..4];
+        to.copy_from_slice(&codes.map(u8::cast_signed));
+    }
+    let first = codes.len() - rest.len();
+    for (col, code) in rest.iter().enumerate() {
+        to[layout.eight(row, first + col)] = code.cast_signed();
+    }
+}
+
+/// Puts the 4-bit codes of a row of `cols`, two neighbours to a byte, in place.
+fn fours(to: &mut [u8], layout: Layout, row: usize, cols: usize, codes: &[u8]) {
+    let whole = cols / BLOCK;
+    let (blocks, _) = codes.as_chunks::<{ BLOCK / 2 }>();
+    for (block, codes) in blocks.iter().take(whole).enumerate() {
+        let (low, high) = codes.split_at(BLOCK / 4);
+        let quads = low.as_chunks::<2>().0.iter().zip(high.as_chunks::<2>().0);
+        for (quad, (low, high)) in quads.enumerate() {
+            let (index, _) = layout.four(row, block * BLOCK + 4 * quad);
+            to[index..][..4].copy_from_slice(&[
+                low[0] & 15 | high[0] << 4,
+                low[0] >> 4 | high[0] & 0xf0,
+                low[1] & 15 | high[1] << 4,
+                low[1] >> 4 | high[1] & 0xf0,
+            ]);
+        }
+    }
+    for col in whole * BLOCK..cols {
+        let (index, shift) = layout.four(row, col);
+        to[index] |= (codes[col / 2] >> (4 * (col % 2)) & 15) << shift;
     }
 }
 
