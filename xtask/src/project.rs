@@ -7,8 +7,11 @@
 //!   venv/           Python environment of the end-to-end tests
 //!   tritonserver/   the server, unpacked from a wheel (unused where /opt/tritonserver exists)
 //!   libclang/       what bindgen needs, on a machine without libclang
+//!   perf_analyzer/, perf_analyzer_libraries/  the load generator of `cargo xtask bench triton`
 //!   cuda/           nvcc, where the kernels are compiled and the machine has none of its own
 //!   models/         checkpoints
+//!   llama-cpp/      llama.cpp in a Python environment of its own, built for this processor (only for `bench cpu`)
+//!   llama-cpp-models/   the demo model in llama.cpp's formats
 //!   server/         backends/, models/, models_iterative/: what a server is pointed at
 //!   logs/           one file per server run
 //!   stamps/         what each of the above was made from

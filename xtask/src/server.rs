@@ -160,6 +160,11 @@ impl Server {
         self.child.try_wait().context("lost the server")
     }
 
+    /// Its process id.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub(crate) fn ports(&self) -> Ports {
         self.ports

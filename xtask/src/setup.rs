@@ -7,7 +7,9 @@
 mod assemble;
 mod cuda;
 mod libclang;
+mod llama_cpp;
 mod model;
+mod perf_analyzer;
 mod server;
 mod stamp;
 mod venv;
@@ -21,6 +23,8 @@ use anyhow::{Context, Result};
 
 pub(crate) use assemble::{Assembly, LIBRARY, link, place};
 pub(crate) use cuda::{Kernels, gpu_present};
+pub(crate) use llama_cpp::{CMAKE_ARGUMENTS, LlamaCpp};
+pub(crate) use perf_analyzer::PerfAnalyzer;
 pub(crate) use server::TritonServer;
 pub(crate) use venv::Python;
 
@@ -53,7 +57,7 @@ impl BuildEnvironment {
 
 /// Fetches whatever is missing.
 pub(crate) fn tools(project: &Project, kernels: Kernels) -> Result<Tools> {
-    let _lock = lock(project)?;
+    let _lock = lock(project, LOCK)?;
     let mut steps = Steps::new();
     let python = venv::set_up(project, &mut steps)?;
     let server = server::set_up(project, &python, &mut steps)?;
@@ -64,9 +68,28 @@ pub(crate) fn tools(project: &Project, kernels: Kernels) -> Result<Tools> {
     Ok(Tools { python, server, model, build })
 }
 
+/// Builds llama.cpp and makes its weights from the demo model, for the benches that compare with it.
+pub(crate) fn llama_cpp(project: &Project, tools: &Tools) -> Result<LlamaCpp> {
+    // A lock of its own: it takes many minutes, and touches nothing that another chore waits for.
+    let _lock = lock(project, "llama-cpp.lock")?;
+    let mut steps = Steps::new();
+    let llama_cpp = llama_cpp::set_up(project, &tools.model, &mut steps)?;
+    steps.finish();
+    Ok(llama_cpp)
+}
+
+/// Fetches what drives a server under load, if it is missing.
+pub(crate) fn perf_analyzer(project: &Project, tools: &Tools) -> Result<PerfAnalyzer> {
+    let _lock = lock(project, LOCK)?;
+    let mut steps = Steps::new();
+    let analyzer = perf_analyzer::set_up(project, &tools.python, &mut steps)?;
+    steps.finish();
+    Ok(analyzer)
+}
+
 /// Fetches only what a cargo build of the whole workspace needs.
 pub(crate) fn build_environment(project: &Project) -> Result<BuildEnvironment> {
-    let _lock = lock(project)?;
+    let _lock = lock(project, LOCK)?;
     let mut steps = Steps::new();
     let build = libclang::set_up(project, None, &mut steps)?;
     steps.finish();
@@ -86,9 +109,12 @@ pub(crate) fn build(project: &Project, environment: &BuildEnvironment) -> Result
     assemble::build(project, environment)
 }
 
+/// Held by every set-up that has none of its own.
+const LOCK: &str = "lock";
+
 /// Two set-ups at once would write into the same folders; the second waits.
-fn lock(project: &Project) -> Result<File> {
-    let path = project.state("lock");
+fn lock(project: &Project, name: &str) -> Result<File> {
+    let path = project.state(name);
     make_parent(&path)?;
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {

@@ -14,7 +14,8 @@ use crate::project::Project;
 
 const PIN: &str = include_str!("../../pins/model.txt");
 const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+/// Of the demo checkpoint.
+pub(super) const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
 pub(super) fn set_up(project: &Project, python: &Python, steps: &mut Steps) -> Result<PathBuf> {
     let home = project.state("models");

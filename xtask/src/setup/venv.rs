@@ -1,4 +1,6 @@
-//! The Python of the end-to-end tests: pinned, hashed, inside the project.
+//! Python environments: pinned, hashed, inside the project.
+//!
+//! The end-to-end tests have one, and llama.cpp, which the benches compare with, another.
 //!
 //! Distributions split Python up, so there are three ways in, tried in order: `venv`, `virtualenv`, and a plain
 //! `pip install --target`, which needs nothing but pip.
@@ -12,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::stamp::Stamp;
 use crate::process;
-use crate::progress::Steps;
+use crate::progress::{Activity, Steps};
 use crate::project::Project;
 
 /// An interpreter, and where it finds the packages if not in its own environment.
@@ -54,37 +56,76 @@ impl Python {
             "--require-hashes",
         ])
     }
-}
 
-/// The environment, made anew where the requirements or the interpreter changed.
-pub(super) fn set_up(project: &Project, steps: &mut Steps) -> Result<Python> {
-    let requirements = project.path("tests/requirements.txt");
-    let pins = fs::read_to_string(&requirements)
-        .with_context(|| format!("cannot read {}", requirements.display()))?;
-    let (system, version) = system_python()?;
-    let home = project.state("venv");
-    let stamp = Stamp::new(project, "venv", &[&pins, &version]);
-    if let Some(python) = existing(&home, &system)
-        && stamp.holds(&home)
-    {
-        return Ok(python);
-    }
-    steps.run("Python environment for the end-to-end tests", |activity| {
-        stamp.lift()?;
-        super::clear(&home)?;
-        activity.says("creating");
-        let python = create(&system, &home)?;
-        activity.says("installing packages");
-        let mut install = python.pip("install");
-        install.arg("--requirement").arg(&requirements);
-        if let Some(packages) = &python.packages {
+    /// A pip command that installs what the file `requirements` pins.
+    pub(super) fn install(&self, requirements: &Path) -> Command {
+        let mut install = self.pip("install");
+        install.arg("--requirement").arg(requirements);
+        if let Some(packages) = &self.packages {
             install.arg("--target").arg(packages);
         }
-        process::capture(install)
-            .context("cannot install the packages of tests/requirements.txt")?;
-        stamp.set()?;
-        Ok(python)
-    })
+        install
+    }
+}
+
+/// The environment of the end-to-end tests.
+pub(super) fn set_up(project: &Project, steps: &mut Steps) -> Result<Python> {
+    let environment = Environment {
+        name: "venv",
+        heading: "Python environment for the end-to-end tests",
+        requirements: "tests/requirements.txt",
+        recipe: &[],
+    };
+    environment.set_up(project, steps, |_, _| Ok(()))
+}
+
+/// An environment below `.rewind/`, and what it is made from.
+#[derive(Debug)]
+pub(super) struct Environment<'a> {
+    /// Of its folder and its stamp.
+    pub(super) name: &'a str,
+    /// What a person sees while it is made.
+    pub(super) heading: &'a str,
+    /// The file that pins its packages, relative to the checkout.
+    pub(super) requirements: &'a str,
+    /// All that `finish` depends on besides.
+    pub(super) recipe: &'a [&'a str],
+}
+
+impl Environment<'_> {
+    /// The environment, made anew where what it is made from or the interpreter changed; `finish` adds what pins alone
+    /// cannot.
+    pub(super) fn set_up(
+        &self,
+        project: &Project,
+        steps: &mut Steps,
+        finish: impl FnOnce(&Python, &Activity) -> Result<()>,
+    ) -> Result<Python> {
+        let requirements = project.path(self.requirements);
+        let pins = fs::read_to_string(&requirements)
+            .with_context(|| format!("cannot read {}", requirements.display()))?;
+        let (system, version) = system_python()?;
+        let home = project.state(self.name);
+        let stamp =
+            Stamp::new(project, self.name, &[&[&pins, version.as_str()], self.recipe].concat());
+        if let Some(python) = existing(&home, &system)
+            && stamp.holds(&home)
+        {
+            return Ok(python);
+        }
+        steps.run(self.heading, |activity| {
+            stamp.lift()?;
+            super::clear(&home)?;
+            activity.says("creating");
+            let python = create(&system, &home)?;
+            activity.says("installing packages");
+            process::capture(python.install(&requirements))
+                .with_context(|| format!("cannot install the packages of {}", self.requirements))?;
+            finish(&python, activity)?;
+            stamp.set()?;
+            Ok(python)
+        })
+    }
 }
 
 /// The machine's Python 3 and what tells one from another.

@@ -26,10 +26,23 @@ pub(super) fn unpack(
     activity: &Activity,
     wanted: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<()> {
+    unpack_for(&[], project, python, name, destination, activity, wanted)
+}
+
+/// As [`unpack`], of wheels made for another machine than this: `made_for` are pip's options that say which.
+pub(super) fn unpack_for(
+    made_for: &[&str],
+    project: &Project,
+    python: &Python,
+    name: &str,
+    destination: &Path,
+    activity: &Activity,
+    wanted: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<()> {
     let downloads = project.state("downloads").join(name);
     super::clear(&downloads)?;
     activity.says("downloading");
-    let wheels = download(project, python, name, &downloads)?;
+    let wheels = download(made_for, project, python, name, &downloads)?;
 
     activity.says("unpacking");
     let part = destination.with_added_extension("part");
@@ -46,13 +59,14 @@ pub(super) fn unpack(
 }
 
 fn download(
+    made_for: &[&str],
     project: &Project,
     python: &Python,
     name: &str,
     downloads: &Path,
 ) -> Result<Vec<PathBuf>> {
     let mut pip = python.pip("download");
-    pip.args(["--no-deps", "--only-binary", ":all:"]);
+    pip.args(["--no-deps", "--only-binary", ":all:"]).args(made_for);
     pip.arg("--requirement").arg(project.path("xtask/pins").join(format!("{name}.txt")));
     pip.arg("--dest").arg(downloads);
     process::capture(pip).with_context(|| {
