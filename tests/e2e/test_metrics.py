@@ -94,6 +94,7 @@ def test_passes(served):
     for kind in ("draft", "full"):
         assert grown(served, "rewind_pass_seconds_count", **{"pass": kind}) > 0
         assert grown(served, "rewind_pass_seconds_sum", **{"pass": kind}) > 0
+    assert grown(served, "rewind_active_seconds_total") >= grown(served, "rewind_pass_seconds_sum")
     assert after.one("rewind_batch_rows", model=model) > 0
 
 

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use rewind_engine::{
@@ -42,8 +42,10 @@ pub trait Sink: Send {
 /// Sees every iteration, before its events reach the sinks: whoever has an answer can rely on the
 /// figures to include it.
 pub trait Observer: Send {
-    /// Takes what an iteration brought and what the engine holds after it.
-    fn step(&mut self, step: &Step, load: &Load);
+    /// Takes what an iteration brought and what the engine holds after it. `active`: how long there was
+    /// work, since the iteration before or since the request arrived for which the engine was waiting;
+    /// its passes are a part of that.
+    fn step(&mut self, step: &Step, load: &Load, active: Duration);
 }
 
 /// An observer that looks away.
@@ -51,7 +53,7 @@ pub trait Observer: Send {
 pub struct NoObserver;
 
 impl Observer for NoObserver {
-    fn step(&mut self, _: &Step, _: &Load) {}
+    fn step(&mut self, _: &Step, _: &Load, _: Duration) {}
 }
 
 /// A request that was not taken, with its sink given back untouched.
@@ -93,6 +95,7 @@ struct Shared {
 struct Submission {
     request: Request,
     live: Live,
+    at: Instant,
 }
 
 /// Id of the events of requests that never reached the engine.
@@ -120,6 +123,7 @@ impl Inflight {
             shared: Arc::clone(&shared),
             sinks: BTreeMap::new(),
             queued: 0,
+            since: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("rewind-engine".into())
@@ -147,7 +151,8 @@ impl Inflight {
         if let Err(waiting) = claimed {
             return Err(Rejected { sink, error: Refusal::QueueFull { waiting, limit }.into() });
         }
-        let submission = Submission { request, live: Live { sink: Some(sink) } };
+        let live = Live { sink: Some(sink) };
+        let submission = Submission { request, live, at: Instant::now() };
         let sent = match &self.inbox {
             Some(inbox) => inbox.send(submission).map_err(|returned| returned.into_inner()),
             None => Err(submission),
@@ -249,6 +254,8 @@ struct Driver<E> {
     sinks: BTreeMap<RequestId, Live>,
     /// Requests in the engine's own queue.
     queued: usize,
+    /// Up to when the observer knows how long there was work.
+    since: Instant,
 }
 
 impl<E: Executor> Driver<E> {
@@ -279,7 +286,10 @@ impl<E: Executor> Driver<E> {
                     return;
                 }
                 match self.inbox.recv() {
-                    Ok(submission) => self.accept(submission),
+                    Ok(submission) => {
+                        self.since = submission.at;
+                        self.accept(submission);
+                    }
                     Err(_) => return,
                 }
                 continue;
@@ -315,7 +325,7 @@ impl<E: Executor> Driver<E> {
         }
     }
 
-    fn accept(&mut self, Submission { request, live }: Submission) {
+    fn accept(&mut self, Submission { request, live, .. }: Submission) {
         match self.engine.submit(request) {
             Ok(id) => {
                 self.queued += 1;
@@ -337,7 +347,8 @@ impl<E: Executor> Driver<E> {
         self.queued = load.waiting;
         self.shared.waiting.fetch_sub(left, Ordering::AcqRel);
         *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
-        self.observer.step(&step, &load);
+        let now = Instant::now();
+        self.observer.step(&step, &load, now - std::mem::replace(&mut self.since, now));
         let worked = !(step.events.is_empty() && step.passes.is_empty());
         let mut open = Vec::new();
         for event in step.events {

@@ -181,7 +181,7 @@ fn an_idle_engine_does_not_spin() {
     let steps = Arc::new(Mutex::new(0));
     struct Count(Arc<Mutex<u32>>);
     impl Observer for Count {
-        fn step(&mut self, _: &Step, _: &Load) {
+        fn step(&mut self, _: &Step, _: &Load, _: Duration) {
             *self.0.lock().unwrap() += 1;
         }
     }
@@ -193,6 +193,39 @@ fn an_idle_engine_does_not_spin() {
     let settled = *steps.lock().unwrap();
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(*steps.lock().unwrap(), settled);
+}
+
+#[test]
+fn the_time_with_work_covers_passes_and_leaves_out_waits() {
+    #[derive(Default)]
+    struct Times {
+        active: Duration,
+        passes: Duration,
+    }
+    struct Clock(Arc<Mutex<Times>>);
+    impl Observer for Clock {
+        fn step(&mut self, step: &Step, _: &Load, active: Duration) {
+            let mut times = self.0.lock().unwrap();
+            times.active += active;
+            times.passes += step.passes.iter().map(|pass| pass.time).sum::<Duration>();
+        }
+    }
+    let lever = Arc::new(Lever::default());
+    lever.slow.store(1_000, Ordering::Relaxed);
+    let times = Arc::new(Mutex::new(Times::default()));
+    let inflight = Inflight::start(engine(16, 8, &lever), Box::new(Clock(Arc::clone(&times))));
+    const WAIT: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    for _ in 0..2 {
+        std::thread::sleep(WAIT);
+        let (record, sink) = record();
+        inflight.submit(request(&[1], 4, Policy::Off), sink).unwrap();
+        wait_for("the answer", || record.finals() == 1);
+    }
+    let all = start.elapsed();
+    let times = times.lock().unwrap();
+    assert!(times.passes >= Duration::from_millis(8) && times.active >= times.passes);
+    assert!(times.active <= all - 2 * WAIT);
 }
 
 #[test]

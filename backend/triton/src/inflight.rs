@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use rewind_engine::Event;
 use rewind_serving::{AnyEngine, Sink};
 
@@ -20,6 +19,7 @@ use crate::exchange::{Exchange, count};
 use crate::ffi::{Cancellation, Error, ResponseTimes, Span, catch, now};
 use crate::metrics::StepObserver;
 use crate::model::{Admitted, Driver, Service};
+use crate::outbox::{Inbox, Outbox, outbox};
 
 /// A running engine with its sender thread.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Inflight {
     service: Arc<Service>,
     // In the order of shutdown: the engine ends first, and with it the last sender of messages.
     engine: Option<rewind_serving::Inflight>,
-    outbox: Option<Sender<Message>>,
+    outbox: Option<Outbox<Message>>,
     sender: Option<JoinHandle<()>>,
 }
 
@@ -66,7 +66,7 @@ impl Inflight {
     /// # Errors
     /// The operating system has no thread left.
     pub(crate) fn start(service: Arc<Service>, engine: AnyEngine) -> Result<Self, Error> {
-        let (outbox, inbox) = unbounded();
+        let (outbox, inbox) = outbox();
         let sender = {
             let service = Arc::clone(&service);
             std::thread::Builder::new()
@@ -163,7 +163,7 @@ struct Outlet {
     conversation: Arc<Conversation>,
     cancellation: Cancellation,
     events: Vec<Event>,
-    outbox: Sender<Message>,
+    outbox: Outbox<Message>,
 }
 
 impl Sink for Outlet {
@@ -188,20 +188,23 @@ impl Sink for Outlet {
             events: std::mem::take(&mut self.events),
             at: now(),
         };
-        // The receiver outlives the engine; were it gone, dropping the message would still answer.
-        let _ = self.outbox.send(message);
+        // The receiver outlives the engine; were it gone, the message would be dropped, which answers.
+        self.outbox.send(message);
     }
 }
 
-fn run_sender(service: &Service, inbox: &Receiver<Message>) {
-    for Message { conversation, events, at } in inbox {
-        // A panic drops what is left of the conversation, which answers the client.
-        let told = catch("sending a response", || {
-            tell(service, &conversation, events, at);
-            Ok(())
-        });
-        if told.is_err() {
-            conversation.gone.store(true, Ordering::Relaxed);
+fn run_sender(service: &Service, inbox: &Inbox<Message>) {
+    let mut messages = Vec::new();
+    while inbox.receive(&mut messages) {
+        for Message { conversation, events, at } in messages.drain(..) {
+            // A panic drops what is left of the conversation, which answers the client.
+            let told = catch("sending a response", || {
+                tell(service, &conversation, events, at);
+                Ok(())
+            });
+            if told.is_err() {
+                conversation.gone.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -63,6 +63,9 @@ struct State {
     death: Arc<OnceLock<String>>,
     /// Whether a sequence was forgotten since the last iteration.
     unsettled: bool,
+    /// Up to when the observer knows how long there was work, in nanoseconds of [`now`]; `None` while there
+    /// is none.
+    since: Option<u64>,
     closing: bool,
 }
 
@@ -143,6 +146,7 @@ impl Iterative {
             sequences: HashMap::new(),
             death: Arc::clone(&death),
             unsettled: false,
+            since: None,
             closing: false,
         };
         let shared = Arc::new(Shared {
@@ -387,6 +391,7 @@ impl State {
         service: &Service,
     ) -> u64 {
         let end = self.guarded(|state| {
+            state.since.get_or_insert(begun);
             for turn in turns.iter_mut() {
                 state.enter(turn, begun, compute_start);
             }
@@ -500,7 +505,9 @@ impl State {
 
     fn step(&mut self, running: &[RequestId], events: &mut HashMap<RequestId, Vec<Event>>) {
         let step = self.engine.step(Selection::Only(running));
-        self.observer.step(&step, &self.engine.load());
+        let at = now();
+        let active = at.saturating_sub(self.since.replace(at).unwrap_or(at));
+        self.observer.step(&step, &self.engine.load(), Duration::from_nanos(active));
         for event in step.events {
             events.entry(event.id()).or_default().push(event);
         }
@@ -576,6 +583,9 @@ impl State {
     fn settle(&mut self) {
         if std::mem::take(&mut self.unsettled) {
             self.step(&[], &mut HashMap::new());
+        }
+        if self.sequences.is_empty() {
+            self.since = None;
         }
     }
 }

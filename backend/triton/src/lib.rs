@@ -18,6 +18,7 @@ mod inflight;
 mod iterative;
 mod metrics;
 mod model;
+mod outbox;
 mod placement;
 
 use ffi::{BackendHandle, Error, InstanceHandle, ModelHandle, Request, Responder};

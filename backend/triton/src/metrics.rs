@@ -50,6 +50,7 @@ struct All<T> {
     thermal_coefficient: T,
     chip_celsius: T,
     pass_seconds: T,
+    active_seconds: T,
     batch_rows: T,
     sequences: T,
     kv_blocks: T,
@@ -111,6 +112,11 @@ impl Families {
                 "Time of a pass over the weights",
                 Histogram(PASS_BOUNDS),
             )?,
+            active_seconds: family(
+                "rewind_active_seconds_total",
+                "Seconds in which the engine had a request to work on",
+                Counter,
+            )?,
             batch_rows: family(
                 "rewind_batch_rows",
                 "Rows in the passes of the latest iteration",
@@ -162,6 +168,7 @@ pub(crate) struct Record {
     entropy: Vec<f32>,
     draft_seconds: Vec<f64>,
     full_seconds: Vec<f64>,
+    active_seconds: f64,
     first_token: Vec<f64>,
     later_token: Vec<f64>,
     request: Vec<f64>,
@@ -202,7 +209,8 @@ impl Record {
         self.request.push(seconds);
     }
 
-    fn step(&mut self, step: &Step, load: &Load) {
+    fn step(&mut self, step: &Step, load: &Load, active: Duration) {
+        self.active_seconds += active.as_secs_f64();
         for pass in &step.passes {
             match pass.weights {
                 Weights::Draft => self.draft_seconds.push(pass.time.as_secs_f64()),
@@ -243,6 +251,7 @@ struct Labelled {
     thermal_coefficient: Late,
     draft_seconds: Metric,
     full_seconds: Metric,
+    active_seconds: Metric,
     batch_rows: Metric,
     waiting: Metric,
     prefilling: Metric,
@@ -362,6 +371,7 @@ impl Labelled {
             thermal_coefficient: late(&families.thermal_coefficient),
             draft_seconds: with(&families.pass_seconds, "pass", "draft")?,
             full_seconds: with(&families.pass_seconds, "pass", "full")?,
+            active_seconds: plain(&families.active_seconds)?,
             batch_rows: plain(&families.batch_rows)?,
             waiting: state("waiting")?,
             prefilling: state("prefilling")?,
@@ -389,6 +399,7 @@ impl Labelled {
         self.rewound_tokens.add(record.rewound_tokens as f64);
         self.prompt_tokens.add(record.prompt_tokens as f64);
         self.generation_tokens.add(record.generation_tokens as f64);
+        self.active_seconds.add(record.active_seconds);
         record.entropy.iter().for_each(|&value| self.entropy.observe(value.into()));
         for (metric, values) in [
             (&self.draft_seconds, &record.draft_seconds),
@@ -423,8 +434,8 @@ impl Labelled {
 pub(crate) struct StepObserver(pub(crate) Arc<Metrics>);
 
 impl Observer for StepObserver {
-    fn step(&mut self, step: &Step, load: &Load) {
-        self.0.record(|record| record.step(step, load));
+    fn step(&mut self, step: &Step, load: &Load, active: Duration) {
+        self.0.record(|record| record.step(step, load, active));
     }
 }
 

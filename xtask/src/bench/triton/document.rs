@@ -186,14 +186,16 @@ fn schedulers(run: &Run) -> String {
         .iter()
         .map(|scheduler| {
             let rounds = &scheduler.rounds;
-            let later = pooled(rounds, |round| &round.figures.gaps);
+            let [first, _, last] = pooled(rounds, |round| &round.figures.first_token);
+            let [median, _, most] = pooled(rounds, |round| &round.figures.gaps);
             let rows = Spread::of(rounds.iter().filter_map(|round| round.rows));
-            let [median, _, most] = later;
             vec![
                 format!("`{}`", scheduler.setting),
                 format!("{:.1}", rate(rounds)),
                 format!("{rows:.2}"),
                 format!("{:.2} %", idle(rounds)),
+                first,
+                last,
                 median,
                 most,
             ]
@@ -208,7 +210,9 @@ fn schedulers(run: &Run) -> String {
                 "tok/s",
                 "tokens a pass",
                 "no pass ran",
-                "ms between tokens: median",
+                "ms to the first token: median",
+                "99 %",
+                "between tokens: median",
                 "99 %"
             ],
             &rows
