@@ -4,7 +4,9 @@
 //! needs a server is a test that pytest leaves out otherwise.
 
 mod cpu;
+mod markdown;
 mod remarks;
+mod spread;
 mod triton;
 
 use std::process::Command;

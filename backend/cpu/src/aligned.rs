@@ -1,7 +1,7 @@
 //! Memory that starts at a cache line, in huge pages where there is much of it.
 //!
 //! A decode step reads every weight once. With pages of 4 KiB the processor's prefetchers stop at the
-//! end of each, and a third of the memory bandwidth is lost; so large arrays are mapped by themselves,
+//! end of each, and up to a third of the memory bandwidth is lost; so large arrays are mapped by themselves,
 //! and the kernel is asked for huge pages. It may refuse, which costs speed only.
 
 use std::fmt;

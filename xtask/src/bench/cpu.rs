@@ -19,10 +19,11 @@ use clap::Args;
 use jiff::Zoned;
 use serde_json::{Map, Value, json};
 
-use self::pairs::{Between, Line, Spread};
+use self::pairs::{Between, Line};
 use self::sides::{Files, Sides};
 use self::work::{Cell, Task};
 use super::remarks;
+use super::spread::Spread;
 use crate::process;
 use crate::progress::brief;
 use crate::project::Project;

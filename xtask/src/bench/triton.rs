@@ -7,7 +7,6 @@ mod profile;
 mod requests;
 mod scrape;
 mod sides;
-mod spread;
 
 use std::fs;
 use std::path::{Path, PathBuf};

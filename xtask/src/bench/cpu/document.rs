@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
+use super::super::markdown::{count, table};
+use super::super::spread::Spread;
 use super::others::QUIET;
-use super::pairs::{Line, Spread};
+use super::pairs::Line;
 use super::remarks;
 use super::sides::{Bytes, File};
 use super::work::{
@@ -82,7 +84,11 @@ fn targets(run: &Run) -> String {
                 format!("shadow `f16`, {}: share of the memory's bandwidth", line.cell),
                 format!("≥ {:.0} %", 100.0 * BANDWIDTH_TARGET),
                 format!("{:.0} %", share.times(100.0)),
-                verdict(share.median, BANDWIDTH_TARGET),
+                match share.median {
+                    // The memory was slower when it was measured, which says nothing of the step.
+                    1.0.. => "not judged".into(),
+                    share => verdict(share, BANDWIDTH_TARGET),
+                },
             ]);
         }
     }
@@ -157,7 +163,7 @@ fn bandwidth(run: &Run) -> String {
     format!(
         "Weights that a decode step of one sequence reads, counted from shapes and formats:\n\n{sizes}\n\
          What that is of the bandwidth that `rewind bench` measured in the same process. More than 100 % means\n\
-         that the cache held part of the weights:\n\n{}",
+         that the memory was slower while it was measured, or that the cache held part of the weights:\n\n{}",
         table(&head, &shares)
     )
 }
@@ -275,21 +281,6 @@ fn facts(machine: &Map<String, Value>) -> Vec<Vec<String>> {
     machine.iter().filter_map(fact).collect()
 }
 
-/// A Markdown table. Bars in cells would end them.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head.iter().map(|cell| (*cell).to_owned()).collect());
-    text += &line(head.iter().map(|_| "---".to_owned()).collect());
-    for row in rows {
-        text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
-    }
-    text
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -357,6 +348,16 @@ mod tests {
         // 190 × 90 MB of 20 GB.
         assert!(
             text.contains("share of the memory's bandwidth | ≥ 88 % | 86 % | missed by 3 % |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn more_than_the_memory_gives_is_not_judged() {
+        let lines = vec![line(CONTESTS[2], 2, Work::Decode, &[(230.0, 100.0)])];
+        let text = targets(&Run { lines, ..run() });
+        assert!(
+            text.contains("share of the memory's bandwidth | ≥ 88 % | 103 % | not judged |"),
             "{text}"
         );
     }

@@ -3,11 +3,10 @@
 //! A shared machine is faster in one minute than in the next. So a ratio is taken within a pair, whose sides ran one
 //! right after the other, and only then the median over the rounds.
 
-use std::fmt;
-
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::super::spread::Spread;
 use super::sides::{Bytes, Ours, Theirs};
 use super::work::{Cell, Contest, Task};
 
@@ -44,14 +43,6 @@ pub(super) struct Between {
     pub(super) peak: f64,
     /// Cores that other programs kept busy.
     pub(super) others: f64,
-}
-
-/// The middle of some values, and how far they reach.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
 }
 
 /// Adds what both sides measured for `task` to the lines it belongs to, which are made when they are new.
@@ -112,38 +103,6 @@ impl Line {
     /// Any other figure of a pair.
     pub(super) fn spread(&self, figure: impl Fn(&Pair) -> f64) -> Spread {
         Spread::of(self.pairs.iter().map(figure))
-    }
-}
-
-impl Spread {
-    /// Of these values; NaN of none.
-    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let (Some(&low), Some(&high)) = (values.first(), values.last()) else {
-            return Self { median: f64::NAN, low: f64::NAN, high: f64::NAN };
-        };
-        let (below, above) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Self { median: f64::midpoint(below, above), low, high }
-    }
-
-    /// In another unit.
-    pub(super) fn times(self, factor: f64) -> Self {
-        let Self { median, low, high } = self;
-        Self { median: median * factor, low: low * factor, high: high * factor }
-    }
-}
-
-/// `1.25 (1.20–1.31)`; the precision counts for all three, and without a spread there are no brackets.
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { median, low, high } = self;
-        let digits = f.precision().unwrap_or(2);
-        write!(f, "{median:.digits$}")?;
-        if low < high {
-            write!(f, " ({low:.digits$}–{high:.digits$})")?;
-        }
-        Ok(())
     }
 }
 

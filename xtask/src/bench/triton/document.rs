@@ -4,10 +4,11 @@ use std::fmt::{self, Write};
 
 use serde_json::{Map, Value};
 
+use super::super::markdown::{count, table};
+use super::super::spread::Spread;
 use super::profile::quantile;
 use super::requests::{LENGTHS, POLICY};
 use super::sides::{Client, Round};
-use super::spread::Spread;
 use super::{Cell, Contest, INFLIGHT, ITERATIVE, Run, Served, remarks};
 
 /// What the in-flight model must reach of the bare engine's speed.
@@ -285,21 +286,6 @@ fn facts(machine: &Map<String, Value>) -> Vec<Vec<String>> {
         })
     };
     machine.iter().filter_map(fact).collect()
-}
-
-/// A Markdown table. Bars in cells would end them.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head.iter().map(|cell| (*cell).to_owned()).collect());
-    text += &line(head.iter().map(|_| "---".to_owned()).collect());
-    for row in rows {
-        text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
-    }
-    text
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -115,11 +115,6 @@ pub(super) fn quantile(values: &[f64], quantile: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// The middle of `values`; NaN of none.
-pub(super) fn median(values: &[f64]) -> f64 {
-    quantile(values, 0.5)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,9 +167,9 @@ mod tests {
 
     #[test]
     fn quantiles_lie_between_values() {
-        assert_eq!(median(&[3.0, 1.0]), 2.0);
+        assert_eq!(quantile(&[3.0, 1.0], 0.5), 2.0);
         assert_eq!(quantile(&[4.0, 1.0, 2.0, 3.0, 5.0], 0.75), 4.0);
         assert_eq!(quantile(&[1.0, 2.0], 1.0), 2.0);
-        assert!(median(&[]).is_nan());
+        assert!(quantile(&[], 0.5).is_nan());
     }
 }

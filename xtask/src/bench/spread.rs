@@ -2,26 +2,30 @@
 
 use std::fmt;
 
-use super::profile::median;
-
 /// A median between the lowest and the highest value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
-    low: f64,
-    high: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
 }
 
 impl Spread {
     /// Of these values; NaN of none.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let values: Vec<f64> = values.into_iter().collect();
-        let end = |pick: fn(f64, f64) -> f64| values.iter().copied().reduce(pick);
-        Self {
-            median: median(&values),
-            low: end(f64::min).unwrap_or(f64::NAN),
-            high: end(f64::max).unwrap_or(f64::NAN),
-        }
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (Some(&low), Some(&high)) = (values.first(), values.last()) else {
+            return Self { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+        };
+        let (below, above) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Self { median: f64::midpoint(below, above), low, high }
+    }
+
+    /// In another unit.
+    pub(super) fn times(self, factor: f64) -> Self {
+        let Self { median, low, high } = self;
+        Self { median: median * factor, low: low * factor, high: high * factor }
     }
 }
 
