@@ -22,7 +22,7 @@ use rewind_engine::PageId;
 
 use crate::arch::{Kernel, LANES, Simd};
 use crate::exp::exp;
-use crate::kv::Cache;
+use crate::kv::{Entries, Head, Place};
 
 /// Positions of a split.
 pub(crate) const SPLIT: usize = 128;
@@ -30,7 +30,7 @@ pub(crate) const SPLIT: usize = 128;
 /// Attention of neighbouring query heads of one row that share a key-value head.
 #[derive(Debug)]
 pub(crate) struct Attend<'a> {
-    pub(crate) cache: &'a Cache,
+    pub(crate) cache: Entries<'a>,
     pub(crate) layer: usize,
     /// The key-value head.
     pub(crate) head: usize,
@@ -66,7 +66,7 @@ impl Kernel for Attend<'_> {
 /// What is seen.
 #[derive(Clone, Copy)]
 struct View<'a> {
-    cache: &'a Cache,
+    cache: Entries<'a>,
     layer: usize,
     head: usize,
     pages: &'a [PageId],
@@ -84,7 +84,13 @@ struct Segment {
     offset: usize,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// What is seen in a page.
+    #[inline(always)]
+    fn entries(self, page: PageId) -> Head<'a> {
+        self.cache.head(Place { page, layer: self.layer, head: self.head })
+    }
+
     /// The pieces of pages that the positions `start .. start + len` lie in.
     #[inline(always)]
     fn segments(self, start: usize, len: usize) -> impl Iterator<Item = Segment> {
@@ -173,7 +179,7 @@ fn score_vectors<S: Simd, const H: usize, const V: usize>(
     queries: &[f32],
     out: &mut [[[f32; LANES]; SPLIT / LANES]; H],
 ) {
-    let head = view.cache.head(segment.page, view.layer, view.head);
+    let head = view.entries(segment.page);
     let dim = queries.len() / H;
     let mut sums = [[s.splat(0.0); V]; H];
     for d in 0..dim {
@@ -253,7 +259,7 @@ fn outputs<S: Simd, const H: usize, const V: usize>(
 ) {
     let mut sums = [[s.splat(0.0); V]; H];
     for segment in view.segments(start, len) {
-        let head = view.cache.head(segment.page, view.layer, view.head);
+        let head = view.entries(segment.page);
         for i in 0..segment.len {
             let values = &head.values[(segment.first + i) * head.value_stride + at..][..V];
             for h in 0..H {
@@ -286,7 +292,7 @@ fn outputs<S: Simd, const H: usize, const V: usize>(
 mod tests {
     use super::*;
     use crate::arch::Isa;
-    use crate::kv::Shape;
+    use crate::kv::{Cache, Shape};
     use crate::order::tree;
 
     fn exp_of(x: f32) -> f32 {
@@ -355,7 +361,10 @@ mod tests {
             for position in 0..(pages.len() * page_tokens).min(400) {
                 let k: Vec<f32> = (0..2 * dim).map(|i| value(position * 31 + i)).collect();
                 let v: Vec<f32> = (0..2 * dim).map(|i| value(position * 17 + i * 3 + 1)).collect();
-                cache.write(pages[position / page_tokens], 1, position % page_tokens, &k, &v);
+                for (head, (k, v)) in k.chunks(dim).zip(v.chunks(dim)).enumerate() {
+                    let place = Place { page: pages[position / page_tokens], layer: 1, head };
+                    cache.write(place, position % page_tokens, k, v);
+                }
                 keys.push(k[dim..].to_vec());
                 values.push(v[dim..].to_vec());
             }
@@ -365,7 +374,7 @@ mod tests {
                 for isa in Isa::all() {
                     let mut out = vec![0.0; queries.len()];
                     isa.run(Attend {
-                        cache: &cache,
+                        cache: cache.entries(),
                         layer: 1,
                         head: 1,
                         pages: &pages,

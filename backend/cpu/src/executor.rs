@@ -3,19 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use rewind_engine::sampling::{self, Scratch};
 use rewind_engine::{
-    Choose, Executor, ExecutorError, Input, Limits, Pass, Row, RowResult, Ticket, Token, Weights,
-    validate,
+    Executor, ExecutorError, Input, Limits, Pass, Row, RowResult, Ticket, Token, Weights, validate,
 };
-use rewind_monitor::Statistics;
 
 use crate::error::CpuError;
-use crate::forward::{HEAD_ROWS, Machine, Position};
+use crate::forward::{Machine, Position, Task};
 use crate::kv::{Cache, Shape};
 use crate::model::{self, CpuModel};
 use crate::pool::{Panicked, SharedPool};
-use crate::statistics::{Summary, Tile};
 
 /// Sizes of a [`CpuExecutor`].
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +55,10 @@ pub struct CpuExecutor {
     cache: Cache,
     /// The token that each slot chose last.
     last: Vec<Option<Token>>,
-    samplers: Vec<Scratch>,
+    /// Index of each slot's page table in the pass that runs; of a slot without rows, anything.
+    table_of: Vec<usize>,
+    positions: Vec<Position>,
+    with_head: Vec<usize>,
     queue: VecDeque<(u64, Pass)>,
     /// Passes that ran before they were waited for.
     finished: BTreeMap<u64, Result<Vec<RowResult>, ExecutorError>>,
@@ -118,7 +117,9 @@ impl CpuExecutor {
         Ok(Self {
             cache: Cache::new(shape),
             last: vec![None; config.slots],
-            samplers: (0..threads).map(|_| Scratch::default()).collect(),
+            table_of: vec![0; config.slots],
+            positions: Vec::with_capacity(config.rows),
+            with_head: Vec::with_capacity(config.rows),
             queue: VecDeque::new(),
             finished: BTreeMap::new(),
             next_ticket: 0,
@@ -156,23 +157,42 @@ impl CpuExecutor {
         let Some(weights) = weights else {
             return Err(ExecutorError::InvalidPass("this model has no such weights".into()));
         };
-        let rows = self.positions(pass)?;
+        self.locate(pass)?;
         for copy in &pass.copies {
             self.cache.copy(copy.from, copy.to);
         }
-        if rows.is_empty() {
-            return Ok(Vec::new());
+        let mut results: Vec<_> = pass.rows.iter().map(|_| RowResult::empty()).collect();
+        if results.is_empty() {
+            return Ok(results);
         }
-        self.compute(&model, weights, pass, &rows).map_err(|Panicked(message)| {
+        let with_head = (0..pass.rows.len()).filter(|&row| pass.rows[row].outputs.needs_head());
+        self.with_head.clear();
+        self.with_head.extend(with_head);
+        let task = Task {
+            spec: &model.spec,
+            weights,
+            rows: &pass.rows,
+            positions: &self.positions,
+            tables: &pass.tables,
+            with_head: &self.with_head,
+        };
+        let pool = &mut *self.pool.turn();
+        let run = self.machine.run(pool, task, &mut self.cache, &mut results);
+        run.map_err(|Panicked(message)| {
             ExecutorError::PassFailed(format!("a compute thread panicked: {message}"))
-        })
+        })?;
+        for (row, result) in pass.rows.iter().zip(&results) {
+            if row.outputs.choose.is_some() {
+                self.last[row.slot.0 as usize] = result.token;
+            }
+        }
+        Ok(results)
     }
 
     /// Looks up what each row reads.
-    fn positions<'a>(&self, pass: &'a Pass) -> Result<Vec<Position<'a>>, ExecutorError> {
-        let mut tables = vec![&[][..]; self.last.len()];
-        for table in &pass.tables {
-            tables[table.slot.0 as usize] = &table.pages;
+    fn locate(&mut self, pass: &Pass) -> Result<(), ExecutorError> {
+        for (number, table) in pass.tables.iter().enumerate() {
+            self.table_of[table.slot.0 as usize] = number;
         }
         let position = |(number, row): (usize, &Row)| {
             let token = match row.input {
@@ -182,59 +202,14 @@ impl CpuExecutor {
                 })?,
                 Input::Hidden(_) => return Err(format!("row {number}: hidden states as input")),
             };
-            let pages = tables[row.slot.0 as usize];
-            Ok(Position { token: token as usize, position: row.position as usize, pages })
+            let table = self.table_of[row.slot.0 as usize];
+            Ok(Position { token: token as usize, position: row.position as usize, table })
         };
-        let rows: Result<_, String> = pass.rows.iter().enumerate().map(position).collect();
-        rows.map_err(ExecutorError::InvalidPass)
-    }
-
-    fn compute(
-        &mut self,
-        model: &CpuModel,
-        weights: &model::Weights,
-        pass: &Pass,
-        rows: &[Position<'_>],
-    ) -> Result<Vec<RowResult>, Panicked> {
-        let pool = &mut *self.pool.turn();
-        let machine = &mut self.machine;
-        let mut results: Vec<_> = pass.rows.iter().map(|_| RowResult::empty()).collect();
-        machine.layers(
-            pool,
-            &model.spec,
-            weights,
-            &mut self.cache,
-            rows,
-            |layers, row, stream| {
-                if pass.rows[row].outputs.tap.map(usize::from) == Some(layers) {
-                    results[row].tap = Some(stream.to_vec());
-                }
-            },
-        )?;
-
-        let with_head: Vec<_> =
-            (0..rows.len()).filter(|&row| pass.rows[row].outputs.needs_head()).collect();
-        for rows in with_head.chunks(HEAD_ROWS) {
-            let row = |number: usize| &pass.rows[rows[number]];
-            let sums: Vec<_> = (0..rows.len()).map(|number| row(number).needs_sums()).collect();
-            machine.head(pool, &model.spec, weights, rows, &sums)?;
-            let spread = (0..rows.len()).any(|number| !is_cheap(row(number)));
-            let concluded = machine.conclude(
-                pool,
-                rows.len(),
-                spread,
-                &mut self.samplers,
-                |number, logits, tiles, scratch| conclude(row(number), logits, tiles, scratch),
-            )?;
-            for (&row, result) in rows.iter().zip(concluded) {
-                let tap = results[row].tap.take();
-                results[row] = RowResult { tap, ..result };
-                if pass.rows[row].outputs.choose.is_some() {
-                    self.last[pass.rows[row].slot.0 as usize] = results[row].token;
-                }
-            }
+        self.positions.clear();
+        for row in pass.rows.iter().enumerate() {
+            self.positions.push(position(row).map_err(ExecutorError::InvalidPass)?);
         }
-        Ok(results)
+        Ok(())
     }
 }
 
@@ -248,59 +223,6 @@ fn shape(model: &CpuModel, pages: usize, page_tokens: usize) -> Shape {
 fn activations(weights: &model::Weights) -> &'static str {
     let integer = weights.layers.iter().any(|layer| layer.gate.is_integer());
     if integer { "int8-b32 activations" } else { "f32 activations" }
-}
-
-/// Whether choosing is no more than reading the summary.
-fn is_plain(choose: &Choose) -> bool {
-    choose.sampling.is_plain_argmax() && choose.banned.is_empty() && choose.mask.is_none()
-}
-
-fn is_cheap(row: &Row) -> bool {
-    row.outputs.logprobs.is_none() && row.outputs.choose.as_ref().is_none_or(is_plain)
-}
-
-/// The answer to a row whose logits are known.
-fn conclude(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratch) -> RowResult {
-    let outputs = &row.outputs;
-    let summary = Summary::new(logits, tiles);
-    let raw = outputs.logits.then(|| logits.to_vec());
-    if !summary.finite {
-        let statistics = Statistics::NOT_FINITE;
-        return RowResult { statistics, suspect: true, logits: raw, ..RowResult::empty() };
-    }
-    let mut statistics = Statistics::UNMEASURED;
-    if row.needs_sums() {
-        statistics = summary.statistics();
-    }
-    let (mut token, mut runner_up) = (None, None);
-    if let Some(choose) = &outputs.choose {
-        if is_plain(choose) {
-            token = Some(summary.best.0 as Token);
-            runner_up = summary.second.map(|(id, _)| id as Token);
-            statistics.margin = summary.margin();
-        } else {
-            let choice = sampling::choose(
-                logits,
-                &choose.sampling,
-                &choose.history,
-                &choose.banned,
-                choose.mask.as_ref(),
-                choose.position,
-                scratch,
-            );
-            (token, runner_up) = (Some(choice.token), choice.runner_up);
-            statistics.margin = choice.margin;
-        }
-    }
-    let suspect = row.gate.is_some_and(|gate| gate.is_suspect(&statistics));
-    if !outputs.statistics {
-        statistics = Statistics { margin: statistics.margin, ..Statistics::UNMEASURED };
-    }
-    let logprobs = match outputs.logprobs {
-        Some(count) => sampling::logprobs(logits, token, count, summary.log_z()),
-        None => Arc::new([]),
-    };
-    RowResult { token, runner_up, statistics, suspect, logprobs, logits: raw, tap: None }
 }
 
 impl Executor for CpuExecutor {

@@ -8,12 +8,12 @@
 //!
 //! Which page belongs to whom is the engine's business; tables come with each pass.
 
-use std::ops::Range;
-
 use rewind_engine::PageId;
 
 use crate::aligned::Aligned;
 use crate::arch::LANES;
+use crate::pool::Worker;
+use crate::shared::{Block, SharedRows};
 
 /// Sizes of a [`Cache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,16 @@ impl Shape {
         self.layers * self.heads * self.head()
     }
 
+    /// Writes one position of a head's entries in a page.
+    #[inline(always)]
+    fn write(self, entries: &mut [f32], index: usize, key: &[f32], value: &[f32]) {
+        let (keys, values) = entries.split_at_mut(self.keys());
+        for (column, key) in keys.chunks_exact_mut(self.key_stride()).zip(key) {
+            column[index] = *key;
+        }
+        values[index * self.value_stride()..][..self.dim].copy_from_slice(value);
+    }
+
     /// Memory of the whole cache in bytes; `None` if that does not fit in a `usize`.
     pub(crate) fn bytes(self) -> Option<usize> {
         self.page().checked_mul(size_of::<f32>())?.checked_mul(self.pages)
@@ -61,6 +71,29 @@ impl Shape {
 pub(crate) struct Cache {
     data: Aligned<f32>,
     shape: Shape,
+}
+
+/// The cache in a pass.
+#[derive(Debug)]
+pub(crate) struct SharedCache<'a> {
+    /// A row for each head of each page.
+    heads: SharedRows<'a, f32>,
+    shape: Shape,
+}
+
+/// The cache while nobody writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries<'a> {
+    heads: Block<'a, f32>,
+    shape: Shape,
+}
+
+/// Which head of which page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) page: PageId,
+    pub(crate) layer: usize,
+    pub(crate) head: usize,
 }
 
 /// Keys and values of one head in one page.
@@ -88,6 +121,21 @@ impl Cache {
         self.shape
     }
 
+    /// Everything, to read.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> Entries<'_> {
+        let head = self.shape.head();
+        Entries { heads: Block::new(&self.data, head, head), shape: self.shape }
+    }
+
+    /// Writes the key and the value of one head at one position.
+    #[cfg(test)]
+    pub(crate) fn write(&mut self, place: Place, index: usize, key: &[f32], value: &[f32]) {
+        let shape = self.shape;
+        let first = place.row(shape) * shape.head();
+        shape.write(&mut self.data[first..][..shape.head()], index, key, value);
+    }
+
     /// Copies a page at every layer.
     pub(crate) fn copy(&mut self, from: PageId, to: PageId) {
         let page = self.shape.page();
@@ -95,44 +143,72 @@ impl Cache {
         self.data.copy_within(start..start + page, to.0 as usize * page);
     }
 
-    fn range(&self, page: PageId, layer: usize, head: usize) -> Range<usize> {
-        let Shape { layers, heads, .. } = self.shape;
-        let start = ((page.0 as usize * layers + layer) * heads + head) * self.shape.head();
-        start..start + self.shape.head()
+    /// All pages, for the workers of a pass.
+    pub(crate) fn share(&mut self) -> SharedCache<'_> {
+        let head = self.shape.head();
+        SharedCache { heads: SharedRows::new(&mut self.data, head, head), shape: self.shape }
+    }
+}
+
+impl SharedCache<'_> {
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Writes the key and the value of one head at one position.
+    ///
+    /// # Safety
+    /// Before the worker's next barrier nobody else reads or writes entries of this head in this page.
+    #[inline(always)]
+    pub(crate) unsafe fn write(
+        &self,
+        worker: &Worker<'_>,
+        place: Place,
+        index: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        // SAFETY: the caller says so.
+        let entries = unsafe { self.heads.row_mut(worker, place.row(self.shape)) };
+        self.shape.write(entries, index, key, value);
+    }
+
+    /// Everything, to read.
+    ///
+    /// # Safety
+    /// Before the worker's next barrier nobody writes.
+    #[inline(always)]
+    pub(crate) unsafe fn read<'w>(&'w self, worker: &'w Worker<'_>) -> Entries<'w> {
+        let shape = self.shape;
+        let rows = shape.pages * shape.layers * shape.heads;
+        // SAFETY: the caller says so.
+        let heads = unsafe { self.heads.part(worker, 0..rows) };
+        Entries { heads, shape }
+    }
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn shape(self) -> Shape {
+        self.shape
     }
 
     /// One head of one page.
     #[inline(always)]
-    pub(crate) fn head(&self, page: PageId, layer: usize, head: usize) -> Head<'_> {
-        let (keys, values) = self.data[self.range(page, layer, head)].split_at(self.shape.keys());
+    pub(crate) fn head(self, place: Place) -> Head<'a> {
+        let shape = self.shape;
+        let (keys, values) = self.heads.row(place.row(shape)).split_at(shape.keys());
         Head {
             keys: keys.as_chunks().0,
-            key_stride: self.shape.key_stride() / LANES,
+            key_stride: shape.key_stride() / LANES,
             values: values.as_chunks().0,
-            value_stride: self.shape.value_stride() / LANES,
+            value_stride: shape.value_stride() / LANES,
         }
     }
+}
 
-    /// Writes the entry of one position; `keys` and `values` hold all heads, one after the other.
-    pub(crate) fn write(
-        &mut self,
-        page: PageId,
-        layer: usize,
-        index: usize,
-        keys: &[f32],
-        values: &[f32],
-    ) {
-        let shape = self.shape;
-        let heads = keys.chunks_exact(shape.dim).zip(values.chunks_exact(shape.dim));
-        for (head, (keys, values)) in heads.enumerate() {
-            let range = self.range(page, layer, head);
-            let (key_part, value_part) = self.data[range].split_at_mut(shape.keys());
-            for (column, key) in key_part.chunks_exact_mut(shape.key_stride()).zip(keys) {
-                column[index] = *key;
-            }
-            let at = index * shape.value_stride();
-            value_part[at..at + shape.dim].copy_from_slice(values);
-        }
+impl Place {
+    fn row(self, shape: Shape) -> usize {
+        (self.page.0 as usize * shape.layers + self.layer) * shape.heads + self.head
     }
 }
 
@@ -147,15 +223,19 @@ mod tests {
         let value = |layer: usize, index: usize, i: usize| (layer * 1000 + index * 100 + i) as f32;
         for layer in 0..2 {
             for index in 0..5 {
-                let keys: Vec<f32> = (0..18).map(|i| value(layer, index, i)).collect();
-                let values: Vec<f32> = keys.iter().map(|k| -k).collect();
-                cache.write(PageId(1), layer, index, &keys, &values);
+                for head in 0..3 {
+                    let keys: Vec<f32> =
+                        (0..6).map(|i| value(layer, index, head * 6 + i)).collect();
+                    let values: Vec<f32> = keys.iter().map(|k| -k).collect();
+                    let place = Place { page: PageId(1), layer, head };
+                    cache.write(place, index, &keys, &values);
+                }
             }
         }
         cache.copy(PageId(1), PageId(2));
         for page in [1, 2] {
             for (layer, head) in [(0, 0), (0, 2), (1, 1)] {
-                let found = cache.head(PageId(page), layer, head);
+                let found = cache.entries().head(Place { page: PageId(page), layer, head });
                 for (index, d) in [(0, 0), (4, 5), (2, 3)] {
                     let expected = value(layer, index, head * 6 + d);
                     let keys = found.keys[d * found.key_stride..].as_flattened();
@@ -164,7 +244,8 @@ mod tests {
                 }
             }
         }
-        assert!(cache.head(PageId(0), 0, 0).keys.as_flattened().iter().all(|&k| k == 0.0));
+        let empty = Place { page: PageId(0), layer: 0, head: 0 };
+        assert!(cache.entries().head(empty).keys.as_flattened().iter().all(|&k| k == 0.0));
         assert_eq!(shape.bytes(), Some(3 * 2 * 3 * (6 * 8 + 5 * 8) * 4));
     }
 }

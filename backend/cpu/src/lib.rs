@@ -7,8 +7,8 @@
 //! The bits of a row depend on its inputs alone: not on the batch, the chunking, the threads or the
 //! instruction set. [`order`] says how every sum is formed; [`Isa`] picks the instructions.
 //!
-//! `unsafe` lives in the vector instructions (`arch::avx2`) and in the thread pool (`pool`), nowhere
-//! else.
+//! `unsafe` lives in the vector instructions (`arch`), in the thread pool (`pool`), and where workers
+//! take parts of what they share (`shared`, `kv`, `forward`), nowhere else.
 #![deny(unsafe_code)]
 #![allow(
     clippy::needless_range_loop,
@@ -16,20 +16,25 @@
 )]
 
 mod aligned;
+mod answer;
 #[allow(unsafe_code, reason = "vector instructions")]
 mod arch;
 mod attention;
 mod error;
 mod executor;
 mod exp;
+#[allow(unsafe_code, reason = "workers write to buffers by parts, phase by phase")]
 mod forward;
 mod kernels;
+#[allow(unsafe_code, reason = "workers write to entries by heads")]
 mod kv;
 mod matrix;
 mod model;
-#[allow(unsafe_code, reason = "a job is borrowed by threads that outlive it")]
+#[allow(unsafe_code, reason = "threads borrow jobs that they outlive")]
 mod pool;
 mod rows;
+#[allow(unsafe_code, reason = "parts of one memory for several threads")]
+mod shared;
 mod statistics;
 
 pub mod order;

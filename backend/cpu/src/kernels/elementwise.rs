@@ -134,46 +134,34 @@ fn swiglu<S: Simd>(s: S, gate: &mut [f32; LANES], up: &[f32; LANES]) {
     s.store(s.mul(silu, s.load(up)), gate);
 }
 
-/// What happens to a row of queries, keys and values between projection and attention, in place:
-/// biases, norms of heads, rotation of queries and keys. Empty slices switch a step off.
+/// What happens to a head of queries, keys or values between projection and attention, in place: bias,
+/// norm, rotation. Empty slices switch a step off.
 #[derive(Debug)]
-pub(crate) struct Heads<'a> {
-    /// Query heads, key heads, value heads.
-    pub(crate) row: &'a mut [f32],
-    /// As long as `row`, or empty.
+pub(crate) struct Head<'a> {
+    pub(crate) x: &'a mut [f32],
+    /// As long as `x`, or empty.
     pub(crate) bias: &'a [f32],
-    /// Norm of each query head, or empty.
-    pub(crate) query_norm: &'a [f32],
-    /// Norm of each key head, or empty.
-    pub(crate) key_norm: &'a [f32],
+    /// Weights of the RMS norm, as long as `x`, or empty.
+    pub(crate) norm: &'a [f32],
     pub(crate) epsilon: f32,
-    /// Length of the query heads together.
-    pub(crate) queries: usize,
-    /// Length of the key heads together.
-    pub(crate) keys: usize,
-    /// Cosine and sine of the angle of each pair of a head at this position.
+    /// Cosine and sine of the angle of each pair at this position, or empty.
     pub(crate) cos: &'a [f32],
     pub(crate) sin: &'a [f32],
 }
 
-impl Kernel for Heads<'_> {
+impl Kernel for Head<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (x, bias) in self.row.iter_mut().zip(self.bias) {
+        for (x, bias) in self.x.iter_mut().zip(self.bias) {
             *x += bias;
         }
-        let dim = 2 * self.cos.len();
-        let (queries, rest) = self.row.split_at_mut(self.queries);
-        let keys = &mut rest[..self.keys];
-        for (heads, norm) in [(queries, self.query_norm), (keys, self.key_norm)] {
-            for head in heads.chunks_exact_mut(dim) {
-                if !norm.is_empty() {
-                    norm_head(head, norm, self.epsilon);
-                }
-                rotate(head, self.cos, self.sin);
-            }
+        if !self.norm.is_empty() {
+            norm_head(self.x, self.norm, self.epsilon);
+        }
+        if !self.cos.is_empty() {
+            rotate(self.x, self.cos, self.sin);
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn product<P: Panel, T: Element>(
     p: P,
     data: &[T],
     stride: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
 ) {
     let panels = P::lanes(data);
     let all = product.panels(P::WIDTH);
@@ -96,7 +96,7 @@ fn across<P: Panel, T: Element, const N: usize>(
     panels: &[P::Lanes<T>],
     stride: usize,
     first: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
     rows: Range<usize>,
 ) {
     let mut m = rows.start;
@@ -121,12 +121,12 @@ fn tile<P: Panel, T: Element, const N: usize, const A: usize>(
     panels: &[P::Lanes<T>],
     stride: usize,
     first: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
     m: usize,
 ) -> usize {
     let mut x: [&[f32]; A] = [&[]; A];
     for a in 0..A {
-        x[a] = &product.input.rows.row(product.input.first + m + a)[..stride];
+        x[a] = &product.input.rows.row(m + a)[..stride];
     }
     let mut totals = [[p.splat(0.0); A]; N];
     let mut start = 0;

@@ -101,7 +101,7 @@ pub(super) fn product<P: Panel, W: Width>(
     codes: &[W::Quad],
     scales: &BlockScales,
     blocks: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
 ) {
     let codes = P::lanes(codes);
     for panel in product.panels(P::WIDTH) {
@@ -127,7 +127,7 @@ fn across<P: Panel, W: Width, S: Scales<P>>(
     codes: &[P::Lanes<W::Quad>],
     scales: S,
     panel: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
 ) {
     let mut m = 0;
     while m < product.out.len() {
@@ -147,13 +147,13 @@ fn tile<P: Panel, W: Width, S: Scales<P>, const A: usize>(
     codes: &[P::Lanes<W::Quad>],
     scales: S,
     panel: usize,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
     m: usize,
 ) -> usize {
     let blocks = codes.len() / W::QUADS;
     let mut x: [&[ActivationBlock]; A] = [&[]; A];
     for a in 0..A {
-        x[a] = product.input.quantized.row(product.input.first + m + a);
+        x[a] = product.input.quantized.row(m + a);
         // Said once, so that the loop below needs no checks.
         assert!(x[a].len() == blocks);
     }

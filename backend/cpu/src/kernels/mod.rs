@@ -11,20 +11,19 @@ mod tests;
 
 use std::ops::Range;
 
-pub(crate) use self::elementwise::{Heads, Norm, Quantize, SwiGlu};
+pub(crate) use self::elementwise::{Head, Norm, Quantize, SwiGlu};
 use crate::arch::{BLOCK, Isa, Panel, PanelKernel};
 use crate::matrix::{Data, Matrix};
-use crate::rows::{Quantized, Rows};
+use crate::rows::ActivationBlock;
+use crate::shared::{Block, BlockMut};
 
 /// Activations that a product reads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
     /// As floats.
-    pub(crate) rows: &'a Rows,
+    pub(crate) rows: Block<'a, f32>,
     /// In 8 bits, valid if the matrix is an integer one.
-    pub(crate) quantized: &'a Quantized,
-    /// Which of the rows: `first .. first + outputs`.
-    pub(crate) first: usize,
+    pub(crate) quantized: Block<'a, ActivationBlock>,
 }
 
 /// What becomes of a sum.
@@ -38,17 +37,17 @@ pub(crate) enum Put {
 
 /// `out[m][n - rows.start] = Σₖ weights[n][k] · input[m][k]` for n in `rows`, m in 0 .. out.len().
 #[derive(Debug)]
-pub(crate) struct Product<'a, 'o> {
+pub(crate) struct Product<'a> {
     pub(crate) weights: &'a Matrix,
     /// Rows of the matrix: whole panels, but for the matrix's last.
     pub(crate) rows: Range<usize>,
     pub(crate) input: Input<'a>,
     pub(crate) put: Put,
-    /// One slice for each row of activations, `rows.len()` long.
-    pub(crate) out: &'a mut [&'o mut [f32]],
+    /// A row for each row of activations, `rows.len()` long.
+    pub(crate) out: BlockMut<'a, f32>,
 }
 
-impl Product<'_, '_> {
+impl Product<'_> {
     /// Computes it. `isa` is the one that the matrix was packed for.
     pub(crate) fn run(self, isa: Isa) {
         isa.run_panels(self);
@@ -66,7 +65,7 @@ impl Product<'_, '_> {
     }
 }
 
-impl PanelKernel for Product<'_, '_> {
+impl PanelKernel for Product<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -93,14 +92,14 @@ impl PanelKernel for Product<'_, '_> {
 #[inline(always)]
 fn put<P: Panel, const A: usize>(
     p: P,
-    product: &mut Product<'_, '_>,
+    product: &mut Product<'_>,
     panel: usize,
     m: usize,
     sums: [P::F; A],
 ) {
     let first = panel * P::WIDTH - product.rows.start;
     for a in 0..A {
-        let rest = &mut product.out[m + a][first..];
+        let rest = &mut product.out.row_mut(m + a)[first..];
         match P::lanes_mut(rest) {
             [out, ..] => {
                 let sum = match product.put {

@@ -91,22 +91,24 @@ impl Case {
             Rows::new(first + activations.len(), self.cols),
             Quantized::new(first + activations.len(), self.cols),
         );
-        for (row, x) in rows.iter_mut(first + activations.len()).skip(first).zip(activations) {
-            row.copy_from_slice(x);
+        for (i, x) in activations.iter().enumerate() {
+            rows.row_mut(first + i)[..self.cols].copy_from_slice(x);
         }
-        for (i, out) in quantized.iter_mut(first + activations.len()).enumerate() {
-            isa.run(Quantize { x: rows.row(i), out });
+        let all = first..first + activations.len();
+        for i in all.clone() {
+            isa.run(Quantize { x: rows.row(i), out: quantized.row_mut(i) });
         }
-        let input = Input { rows: &rows, quantized: &quantized, first };
+        let (rows, quantized) = (rows.block().rows(all.clone()), quantized.block().rows(all));
+        let input = Input { rows, quantized };
         let mut out = Rows::new(activations.len(), self.rows);
-        out.iter_mut(activations.len()).for_each(|row| row.fill(BEFORE));
+        (0..activations.len()).for_each(|row| out.row_mut(row)[..self.rows].fill(BEFORE));
         let panels = self.rows.div_ceil(weights.panel_width());
         let row = |panel: usize| (panel * weights.panel_width()).min(self.rows);
         let shares = (0..workers).map(|w| share(panels, workers, w));
         let ranges: Vec<_> = shares.map(|panels| row(panels.start)..row(panels.end)).collect();
-        let columns = out.columns_mut(activations.len(), &ranges);
-        for (rows, mut out) in ranges.into_iter().zip(columns) {
-            Product { weights, rows, input, put, out: &mut out }.run(*isa);
+        for rows in ranges {
+            let out = out.columns_mut(rows.clone());
+            Product { weights, rows, input, put, out }.run(*isa);
         }
         (0..activations.len()).map(|row| out.row(row)[..self.rows].to_vec()).collect()
     }
@@ -187,12 +189,10 @@ fn activations_are_quantized_as_documented() {
     for cols in [1, 31, 32, 64, 300] {
         let x = noise(3, cols);
         let mut rows = Rows::new(1, cols);
-        rows.iter_mut(1).for_each(|row| row.copy_from_slice(&x));
+        rows.row_mut(0)[..cols].copy_from_slice(&x);
         for isa in Isa::all() {
             let mut quantized = Quantized::new(1, cols);
-            for out in quantized.iter_mut(1) {
-                isa.run(Quantize { x: rows.row(0), out });
-            }
+            isa.run(Quantize { x: rows.row(0), out: quantized.row_mut(0) });
             let row = quantized.row(0);
             for (block, x) in x.chunks(32).enumerate() {
                 let (codes, scale) = order::quantize_block(x);
@@ -210,7 +210,7 @@ fn norms_have_the_documented_order() {
     for cols in [1, 31, 32, 100, 576] {
         let (x, weight) = (noise(3, cols), noise(4, cols));
         let mut rows = Rows::new(1, cols);
-        rows.iter_mut(1).for_each(|row| row.copy_from_slice(&x));
+        rows.row_mut(0)[..cols].copy_from_slice(&x);
         let scale = 1.0 / (order::square_sum(&x) / cols as f32 + 1e-5).sqrt();
         for isa in Isa::all() {
             let mut out = vec![0.0; cols];
