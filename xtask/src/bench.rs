@@ -5,6 +5,7 @@
 
 mod cpu;
 mod markdown;
+mod miri;
 mod remarks;
 mod spread;
 mod triton;
@@ -41,6 +42,8 @@ enum Bench {
     Cpu(cpu::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
     Triton(triton::Options),
+    /// The CPU engine's tests in Miri: AVX-512 on any machine, races between threads, 64-bit ARM
+    Miri,
     /// Speed on a GPU: draft steps, shadow passes, the monitor, PyTorch beside them
     Gpu(Further),
 }
@@ -91,6 +94,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
+        Some(Bench::Miri) => miri::run(project),
         Some(Bench::Gpu(further)) => gpu::bench(project, &further.arguments),
     }
 }
@@ -132,7 +136,9 @@ mod tests {
     #[test]
     fn the_list_names_every_bench_and_what_it_shows() {
         let list = list();
-        for bench in ["lossless     50 prompts", "regret", "perplexity", "cpu", "triton", "gpu"] {
+        for bench in
+            ["lossless     50 prompts", "regret", "perplexity", "cpu", "triton", "miri", "gpu"]
+        {
             assert!(list.contains(&format!("cargo xtask bench {bench}")), "{list}");
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn to(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratc
     }
     let logprobs = match outputs.logprobs {
         Some(count) => sampling::logprobs(logits, token, count, summary.log_z()),
-        None => Arc::new([]),
+        None => Arc::default(),
     };
     RowResult { token, runner_up, statistics, suspect, logprobs, logits: raw, tap: None }
 }

@@ -202,7 +202,7 @@ impl RowResult {
             runner_up: None,
             statistics: Statistics::UNMEASURED,
             suspect: false,
-            logprobs: Arc::new([]),
+            logprobs: Arc::default(),
             logits: None,
             tap: None,
         }

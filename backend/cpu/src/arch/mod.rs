@@ -2,8 +2,8 @@
 //!
 //! Every kernel of this crate is written once: products over [`Panel`], everything else over [`Simd`],
 //! eight `f32` lanes. A value of a type that implements them is the proof that this CPU has its
-//! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] do. Their `run` is the
-//! door: it enters a function compiled for the instruction set, into which the kernel is inlined whole.
+//! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] and [`avx512`] do. Their `run` is
+//! the door: it enters a function compiled for the instruction set, into which the kernel is inlined whole.
 //!
 //! All implementations give the same bits. That holds because each operation is either exact
 //! (integers, conversions), or one IEEE operation rounded once (`fma` is fused everywhere), and
@@ -15,6 +15,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod panel;
 mod portable;
 
@@ -22,6 +24,8 @@ use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
 use self::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use self::avx512::Avx512;
 pub(crate) use self::panel::{Panel, PanelKernel, QUADS};
 use self::portable::Portable;
 
@@ -95,6 +99,8 @@ pub struct Isa(Set);
 #[derive(Clone, Copy)]
 enum Set {
     #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512, Avx2),
+    #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     Portable(Portable),
 }
@@ -102,11 +108,7 @@ enum Set {
 impl Isa {
     /// The best that this CPU has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = Avx2::new() {
-            return Self(Set::Avx2(avx2));
-        }
-        Self::portable()
+        Self::all()[0]
     }
 
     /// Plain Rust, on any CPU: the same bits, slowly.
@@ -116,16 +118,21 @@ impl Isa {
 
     /// Every instruction set that this CPU has, the best one first.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::detect()];
-        if all[0].name() != Self::portable().name() {
-            all.push(Self::portable());
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = Avx2::new() {
+            let avx512 = Avx512::new().map(|avx512| Set::Avx512(avx512, avx2));
+            all.extend(avx512.into_iter().chain([Set::Avx2(avx2)]).map(Self));
         }
+        all.push(Self::portable());
         all
     }
 
-    /// Short name, as in numeric identities: `avx2` or `portable`.
+    /// Short name, as in numeric identities: `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(..) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => "avx2",
             Set::Portable(_) => "portable",
@@ -135,7 +142,7 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2(avx2) => Simd::run(avx2, kernel),
+            Set::Avx512(_, avx2) | Set::Avx2(avx2) => Simd::run(avx2, kernel),
             Set::Portable(portable) => Simd::run(portable, kernel),
         }
     }
@@ -146,6 +153,8 @@ impl Isa {
     pub(crate) fn run_panels<K: PanelKernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
+            Set::Avx512(avx512, _) => Panel::run(avx512, kernel),
+            #[cfg(target_arch = "x86_64")]
             Set::Avx2(avx2) => Panel::run(avx2, kernel),
             Set::Portable(portable) => Panel::run(portable, kernel),
         }
@@ -154,6 +163,8 @@ impl Isa {
     /// Rows of its panels.
     pub(crate) fn panel_width(self) -> usize {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(..) => Avx512::WIDTH,
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => Avx2::WIDTH,
             Set::Portable(_) => Portable::WIDTH,

@@ -3,3 +3,4 @@
 mod flaws;
 mod loading;
 mod settings;
+mod threads;
