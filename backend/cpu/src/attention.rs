@@ -75,8 +75,8 @@ struct View<'a> {
 
 /// Neighbouring positions in one page.
 #[derive(Clone, Copy)]
-struct Segment {
-    page: PageId,
+struct Segment<'a> {
+    entries: Head<'a>,
     /// Index of the first position in the page.
     first: usize,
     len: usize,
@@ -85,24 +85,20 @@ struct Segment {
 }
 
 impl<'a> View<'a> {
-    /// What is seen in a page.
-    #[inline(always)]
-    fn entries(self, page: PageId) -> Head<'a> {
-        self.cache.head(Place { page, layer: self.layer, head: self.head })
-    }
-
     /// The pieces of pages that the positions `start .. start + len` lie in.
     #[inline(always)]
-    fn segments(self, start: usize, len: usize) -> impl Iterator<Item = Segment> {
+    fn segments(self, start: usize, len: usize) -> impl Iterator<Item = Segment<'a>> {
         let size = self.cache.shape().page_tokens;
-        let mut offset = 0;
-        std::iter::from_fn(move || {
-            let position = start + offset;
-            let first = position % size;
+        let (mut offset, mut first) = (0, start % size);
+        let pages = self.pages[start / size..].iter();
+        pages.map_while(move |&page| {
             let segment_len = (size - first).min(len - offset);
-            let page = *self.pages.get(position / size).filter(|_| segment_len > 0)?;
-            let segment = Segment { page, first, len: segment_len, offset };
-            offset += segment_len;
+            if segment_len == 0 {
+                return None;
+            }
+            let entries = self.cache.head(Place { page, layer: self.layer, head: self.head });
+            let segment = Segment { entries, first, len: segment_len, offset };
+            (offset, first) = (offset + segment_len, 0);
             Some(segment)
         })
     }
@@ -133,6 +129,11 @@ fn heads<S: Simd, const H: usize>(s: S, view: View<'_>, queries: &[f32], out: &m
         let merge = (start > 0).then_some((old, new));
         let vectors = dim.div_ceil(LANES);
         let mut at = 0;
+        // Twelve sums and what they are made of fill sixteen registers.
+        while H < 4 && at + 4 <= vectors {
+            outputs::<S, H, 4>(s, view, start, len, &weights, at, merge, out);
+            at += 4;
+        }
         while at + 2 <= vectors {
             outputs::<S, H, 2>(s, view, start, len, &weights, at, merge, out);
             at += 2;
@@ -160,12 +161,16 @@ fn scores<S: Simd, const H: usize>(
         // Whole vectors of the page; lanes outside the segment are computed and dropped.
         let mut at = segment.first / LANES;
         let end = (segment.first + segment.len).div_ceil(LANES);
+        while H < 4 && at + 4 <= end {
+            score_vectors::<S, H, 4>(s, segment, at, queries, out);
+            at += 4;
+        }
         while at + 2 <= end {
-            score_vectors::<S, H, 2>(s, view, segment, at, queries, out);
+            score_vectors::<S, H, 2>(s, segment, at, queries, out);
             at += 2;
         }
         if at < end {
-            score_vectors::<S, H, 1>(s, view, segment, at, queries, out);
+            score_vectors::<S, H, 1>(s, segment, at, queries, out);
         }
     }
 }
@@ -173,21 +178,28 @@ fn scores<S: Simd, const H: usize>(
 #[inline(always)]
 fn score_vectors<S: Simd, const H: usize, const V: usize>(
     s: S,
-    view: View<'_>,
-    segment: Segment,
+    segment: Segment<'_>,
     at: usize,
     queries: &[f32],
     out: &mut [[[f32; LANES]; SPLIT / LANES]; H],
 ) {
-    let head = view.entries(segment.page);
+    let head = segment.entries;
     let dim = queries.len() / H;
+    let mut of: [&[f32]; H] = [&[]; H];
+    for h in 0..H {
+        of[h] = &queries[h * dim..][..dim];
+    }
     let mut sums = [[s.splat(0.0); V]; H];
     for d in 0..dim {
         let keys = &head.keys[d * head.key_stride + at..][..V];
+        let mut query = [s.splat(0.0); H];
         for h in 0..H {
-            let query = s.splat(queries[h * dim + d]);
-            for v in 0..V {
-                sums[h][v] = s.fma(query, s.load(&keys[v]), sums[h][v]);
+            query[h] = s.splat(of[h][d]);
+        }
+        for v in 0..V {
+            let key = s.load(&keys[v]);
+            for h in 0..H {
+                sums[h][v] = s.fma(query[h], key, sums[h][v]);
             }
         }
     }
@@ -199,8 +211,12 @@ fn score_vectors<S: Simd, const H: usize, const V: usize>(
             let column = (at + v) * LANES;
             let from = segment.first.max(column);
             let to = (segment.first + segment.len).min(column + LANES);
-            out[segment.offset + from - segment.first..][..to - from]
-                .copy_from_slice(&lanes[from - column..to - column]);
+            let out = &mut out[segment.offset + from - segment.first..][..to - from];
+            match out.first_chunk_mut() {
+                // Most are whole, and need no call.
+                Some(out) => *out = lanes,
+                None => out.copy_from_slice(&lanes[from - column..to - column]),
+            }
         }
     }
 }
@@ -259,13 +275,21 @@ fn outputs<S: Simd, const H: usize, const V: usize>(
 ) {
     let mut sums = [[s.splat(0.0); V]; H];
     for segment in view.segments(start, len) {
-        let head = view.entries(segment.page);
+        let head = segment.entries;
+        let mut of: [&[f32]; H] = [&[]; H];
+        for h in 0..H {
+            of[h] = &weights[h].as_flattened()[segment.offset..][..segment.len];
+        }
         for i in 0..segment.len {
             let values = &head.values[(segment.first + i) * head.value_stride + at..][..V];
+            let mut weight = [s.splat(0.0); H];
             for h in 0..H {
-                let weight = s.splat(weights[h].as_flattened()[segment.offset + i]);
-                for v in 0..V {
-                    sums[h][v] = s.fma(weight, s.load(&values[v]), sums[h][v]);
+                weight[h] = s.splat(of[h][i]);
+            }
+            for v in 0..V {
+                let value = s.load(&values[v]);
+                for h in 0..H {
+                    sums[h][v] = s.fma(weight[h], value, sums[h][v]);
                 }
             }
         }
