@@ -4,9 +4,12 @@ use rewind_engine::{Row, RowResult};
 
 use super::{HEAD_ROWS, Own, Pass};
 use crate::answer;
-use crate::kernels::{Product, Put};
+use crate::kernels::{Ahead, Product, Put};
 use crate::pool::{Poisoned, Worker};
 use crate::statistics::{Measure, TILE};
+
+/// Rows up to which products wait for weights rather than for arithmetic.
+const MEMORY_BOUND: usize = 2;
 
 impl Pass<'_> {
     pub(super) fn head(&self, worker: &mut Worker<'_>, own: &mut Own) -> Result<(), Poisoned> {
@@ -42,6 +45,9 @@ impl Pass<'_> {
                 out: out.columns(0..columns.len()),
             }
             .run(self.isa);
+            if count <= MEMORY_BOUND {
+                Ahead { weights: &self.task.weights.head, row: columns.end }.run(self.isa);
+            }
             for (i, &row) in rows.iter().enumerate() {
                 let sums = self.task.rows[row].needs_sums();
                 // SAFETY: as above.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{Product, put};
+use super::{LINE, Product, put};
 use crate::arch::Panel;
 use crate::order::RUN;
 
@@ -38,9 +38,6 @@ impl Element for bf16 {
         p.load_bf16(from)
     }
 }
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// All outputs of `product.panels`.
 #[inline(always)]

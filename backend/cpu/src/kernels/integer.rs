@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use half::f16;
 
-use super::{Product, put};
+use super::{LINE, Product, put};
 use crate::arch::{Panel, QUADS};
 use crate::matrix::BlockScales;
 use crate::rows::ActivationBlock;
@@ -61,9 +61,6 @@ impl Width for Four {
         p.dot4(codes, x)
     }
 }
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Scales of a panel.
 trait Scales<P: Panel>: Copy {

@@ -206,6 +206,18 @@ impl Matrix {
         }
     }
 
+    /// Elements in memory from a row on, where a panel begins.
+    pub(crate) fn bytes_from(&self, row: usize) -> &[u8] {
+        let element = row.min(self.rows) * self.layout.stride;
+        match &self.data {
+            Data::F32(data) => bytemuck::cast_slice(&data[element..]),
+            Data::F16(data) => bytemuck::cast_slice(&data[element..]),
+            Data::Bf16(data) => bytemuck::cast_slice(&data[element..]),
+            Data::Int8(codes, _) => bytemuck::cast_slice(&codes[element..]),
+            Data::Int4(codes, _) => &codes[element / 2..],
+        }
+    }
+
     /// Writes the exact values of one row to the first `cols` elements of `out`.
     pub(crate) fn row_values(&self, row: usize, out: &mut [f32]) {
         let layout = self.layout;
