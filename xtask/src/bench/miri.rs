@@ -36,7 +36,8 @@ const RUNS: [Run; 3] = [
     },
     Run {
         shows: "a pass: no two threads at the same bytes",
-        features: X86,
+        // Miri lacks an instruction that `half` takes where it finds F16C.
+        features: "",
         target: None,
         programs: &["--lib", "--test", "cpu"],
         tests: &["shared::", "threads::"],
