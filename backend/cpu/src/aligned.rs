@@ -27,7 +27,7 @@ enum Storage {
 }
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Bytes of a huge page; less is not worth a mapping.
 const HUGE_PAGE: usize = 2 << 20;

@@ -43,12 +43,6 @@ pub(crate) struct BlockMut<'a, T> {
 // SAFETY: it hands out parts to several threads, by `unsafe` functions whose callers see to it that
 // none is written by one thread while another has it. So elements are sent, and are read by several.
 unsafe impl<T: Send + Sync> Sync for SharedRows<'_, T> {}
-// SAFETY: as for a shared slice.
-unsafe impl<T: Sync> Sync for Block<'_, T> {}
-// SAFETY: as for a shared slice.
-unsafe impl<T: Sync> Send for Block<'_, T> {}
-// SAFETY: as for a mutable slice.
-unsafe impl<T: Send> Send for BlockMut<'_, T> {}
 
 impl<T> Raw<T> {
     /// The whole rows in a slice.

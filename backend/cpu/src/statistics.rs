@@ -3,18 +3,34 @@
 //! # Order
 //!
 //! The vocabulary is cut into tiles of [`TILE`]. Of each tile are known its two best logits, and with
-//! d = logit − best and e = eᵈ the sums Z = Σ e, S = Σ e·d, Q = Σ e·d²; each sum has 8 lanes over
-//! ascending ids by fused multiply-add and ends in [`crate::order::tree`]. Tiles are merged in
-//! ascending order by [`Sums::merge`], in f64. The two best logits come without order: they are
-//! exact. So threads may take any tiles.
+//! t = (logit − best) · log₂ e and e = 2ᵗ the sums Σ e, Σ e·t, Σ e·t²; each sum has 8 lanes over
+//! ascending ids by fused multiply-add and ends in [`crate::order::tree`]. Powers of ln 2 make them
+//! those of [`Sums`]. Tiles are merged in ascending order by [`Sums::merge`], in f64. The two best
+//! logits come without order: they are exact. So threads may take any tiles.
+//!
+//! # Cost
+//!
+//! Sums take 18 operations for eight logits: most of what the monitor costs, unless it is hidden.
+//! Where a step waits for weights, the next ones are asked for meanwhile. Rejected, as slower: tiles
+//! measured in parts of 128, whose sums move with the best logit so far (docs/benchmarks/monitor.md);
+//! sums inside the product's loop, whose accumulators need the registers; a running maximum for each
+//! vector, which doubles the exponentials.
+
+use std::f32::consts::LOG2_E;
+use std::f64::consts::LN_2;
+use std::slice::Chunks;
 
 use rewind_monitor::{Statistics, Sums};
 
+use crate::aligned::LINE;
 use crate::arch::{Kernel, LANES, Simd, vectors};
-use crate::exp::{LOW, exp};
+use crate::exp::exp2;
 
 /// Logits of a tile.
 pub(crate) const TILE: usize = 1024;
+
+/// Smallest exponent that counts: 2^LOW is the smallest normal number.
+const LOW: f32 = -126.0;
 
 /// What is known of one tile.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +59,8 @@ pub(crate) struct Measure<'a> {
     pub(crate) logits: &'a [f32],
     /// Whether the sums are wanted.
     pub(crate) sums: bool,
+    /// Memory that is read next. As much of it is asked for as can arrive meanwhile.
+    pub(crate) next: &'a [u8],
 }
 
 impl Kernel for Measure<'_> {
@@ -50,16 +68,23 @@ impl Kernel for Measure<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Tile {
-        let rest = &self.logits[self.logits.len() / LANES * LANES..];
+        let (groups, rest) = self.groups();
+        let mut next = self.next.chunks(LINE);
         let low = s.splat(f32::NEG_INFINITY);
-        let (mut best, mut second, mut poison) = (low, low, s.splat(0.0));
-        for x in vectors(self.logits) {
-            let x = s.load(x);
-            second = s.max(second, s.min(best, x));
-            best = s.max(best, x);
-            // 0 · x is NaN for NaN and infinities only.
-            poison = s.fma(x, s.splat(0.0), poison);
+        let (mut best, mut second) = (low, low);
+        let mut poison = [s.splat(0.0); GROUP];
+        for group in groups {
+            ask(s, next.next());
+            for (x, poison) in group.iter().zip(&mut poison) {
+                let x = s.load(x);
+                second = s.max(second, s.min(best, x));
+                best = s.max(best, x);
+                // 0 · x is NaN for NaN and infinities only.
+                *poison = s.fma(x, s.splat(0.0), *poison);
+            }
         }
+        let [a, b, c, d] = poison;
+        let poison = s.add(s.add(a, b), s.add(c, d));
         let mut finite = !s.sum(poison).is_nan();
         let (mut candidates, mut seconds) = ([0.0; LANES], [0.0; LANES]);
         s.store(best, &mut candidates);
@@ -73,46 +98,68 @@ impl Kernel for Measure<'_> {
             }
         }
         finite &= rest.iter().all(|x| x.is_finite());
-        let sums = if self.sums { self.sum(s, best) } else { Sums::EMPTY };
+        let sums = if self.sums { self.sum(s, best, next) } else { Sums::EMPTY };
         Tile { best, second, finite, sums }
     }
 }
 
+/// Vectors between two lines that are asked for. A line arrives in about the time that eight vectors
+/// are summed in, or sixteen compared.
+const GROUP: usize = 4;
+
+#[inline(always)]
+fn ask<S: Simd>(s: S, line: Option<&[u8]>) {
+    if let Some([first, ..]) = line {
+        s.prefetch(first);
+    }
+}
+
 impl Measure<'_> {
+    /// Groups of vectors, and the logits that fill none.
     #[inline(always)]
-    fn sum<S: Simd>(&self, s: S, best: f32) -> Sums {
+    fn groups(&self) -> (&[[[f32; LANES]; GROUP]], &[f32]) {
+        let groups = vectors(self.logits).as_chunks().0;
+        (groups, &self.logits[groups.len() * GROUP * LANES..])
+    }
+
+    #[inline(always)]
+    fn sum<S: Simd>(&self, s: S, best: f32, mut next: Chunks<'_, u8>) -> Sums {
         let mut sums = [s.splat(0.0); 3];
-        let full = vectors(self.logits);
-        for x in full {
-            accumulate(s, s.load(x), best, LANES, &mut sums);
+        let (groups, rest) = self.groups();
+        for group in groups {
+            ask(s, next.next());
+            ask(s, next.next());
+            for x in group {
+                accumulate(s, s.load(x), best, LANES, &mut sums);
+            }
         }
-        let rest = &self.logits[full.len() * LANES..];
-        if !rest.is_empty() {
+        for rest in rest.chunks(LANES) {
             let mut last = [best; LANES];
             last[..rest.len()].copy_from_slice(rest);
             accumulate(s, s.load(&last), best, rest.len(), &mut sums);
         }
         let [z, s, q] = sums.map(|lanes| f64::from(s.sum(lanes)));
-        Sums { max: best, z, s, q }
+        Sums { max: best, z, s: LN_2 * s, q: LN_2 * LN_2 * q }
     }
 }
 
 /// Adds one vector of logits, of which the first `used` count.
 #[inline(always)]
 fn accumulate<S: Simd>(s: S, x: S::F, best: f32, used: usize, sums: &mut [S::F; 3]) {
-    // Where eᵈ saturates, d must too, or a huge |d| would outweigh it.
-    let d = s.max(s.splat(LOW), s.sub(x, s.splat(best)));
-    let mut e = exp(s, d);
+    let t = s.mul(s.sub(x, s.splat(best)), s.splat(LOG2_E));
+    // Where 2ᵗ ends, t must too, or a huge |t| would outweigh it.
+    let t = s.max(s.splat(LOW), t);
+    let mut e = exp2(s, t);
     if used < LANES {
         let mut lanes = [0.0; LANES];
         s.store(e, &mut lanes);
         lanes[used..].fill(0.0);
         e = s.load(&lanes);
     }
-    let ed = s.mul(e, d);
+    let et = s.mul(e, t);
     sums[0] = s.add(sums[0], e);
-    sums[1] = s.add(sums[1], ed);
-    sums[2] = s.fma(ed, d, sums[2]);
+    sums[1] = s.add(sums[1], et);
+    sums[2] = s.fma(et, t, sums[2]);
 }
 
 /// What is known of a whole row.
@@ -198,8 +245,10 @@ mod tests {
     use rewind_monitor::oracle;
 
     fn summary(isa: Isa, logits: &[f32]) -> Summary {
-        let tiles: Vec<_> =
-            logits.chunks(TILE).map(|logits| isa.run(Measure { logits, sums: true })).collect();
+        let tiles: Vec<_> = logits
+            .chunks(TILE)
+            .map(|logits| isa.run(Measure { logits, sums: true, next: &[] }))
+            .collect();
         Summary::new(logits, &tiles)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dhat::{HeapStats, Profiler};
 use rewind_checkpoint::Architecture;
 use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
-use rewind_engine::{Choose, Outputs, Weights};
+use rewind_engine::{Outputs, Weights};
 use rewind_executor_suite::bench::{Bench, greedy, prompt, prompt_rows};
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
 use rewind_formats::{Format, Group};
@@ -15,9 +15,8 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 /// Blocks that a pass over `rows` prompt rows takes, from when it is waited for.
 fn blocks(bench: &mut Bench<CpuExecutor>, weights: Weights, rows: usize) -> u64 {
-    let choose = |position: usize| -> Choose { greedy(position) };
     let outputs = |position| Outputs {
-        choose: Some(choose(position)),
+        choose: Some(greedy(position)),
         statistics: true,
         ..Outputs::default()
     };

@@ -88,6 +88,9 @@ impl Sums {
 
     /// The same sums with `max` in place of m: each d becomes d + δ, δ = m − max ≤ 0.
     fn relative_to(self, max: f32) -> Self {
+        if self.max == max {
+            return self;
+        }
         let shift = f64::from(self.max) - f64::from(max);
         let scale = shift.exp();
         let Self { z, s, q, .. } = self;

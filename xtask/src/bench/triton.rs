@@ -62,7 +62,7 @@ struct Run {
     machine: Map<String, Value>,
     /// One compute thread with a core of its own.
     apart: Contest,
-    /// A compute thread for each core, and nothing pinned.
+    /// A compute thread for each core; server and clients share the cores with them.
     shared: Contest,
     /// The iterative model under other schedulers.
     schedulers: Vec<Scheduler>,

@@ -2,8 +2,9 @@
 //!
 //! Every kernel of this crate is written once: products over [`Panel`], everything else over [`Simd`],
 //! eight `f32` lanes. A value of a type that implements them is the proof that this CPU has its
-//! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] and [`avx512`] do. Their `run` is
-//! the door: it enters a function compiled for the instruction set, into which the kernel is inlined whole.
+//! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] and [`avx512`] do.
+//! Their `run` is the door: it enters a function compiled for the instruction set, into which the
+//! kernel is inlined whole.
 //!
 //! All implementations give the same bits. That holds because each operation is either exact
 //! (integers, conversions), or one IEEE operation rounded once (`fma` is fused everywhere), and
@@ -68,8 +69,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn abs(self, a: Self::F) -> Self::F;
     /// Nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
-    /// 2ⁿ for lanes that hold integers in −126 ..= 127; anything for other lanes.
-    fn exp2i(self, n: Self::F) -> Self::F;
+    /// m · 2ⁿ for lanes whose n is an integer and whose m and result are normal numbers, and m where both
+    /// are NaN; anything for other lanes.
+    fn ldexp(self, m: Self::F, n: Self::F) -> Self::F;
+
+    /// Asks for the cache line of this address.
+    fn prefetch(self, address: &u8);
 
     /// Sum of the lanes: ((0+4)+(2+6)) + ((1+5)+(3+7)).
     fn sum(self, v: Self::F) -> f32;
@@ -207,7 +212,7 @@ mod tests {
                 s.min(a, b),
                 s.abs(a),
                 s.round(a),
-                s.exp2i(s.round(small)),
+                s.ldexp(s.fma(b, s.splat(0.0), s.splat(1.5)), s.round(small)),
                 s.splat(self.0[0][3]),
             ];
             let mut bits = Vec::new();

@@ -98,9 +98,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn exp2i(self, n: Lanes) -> Lanes {
-        n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    fn ldexp(self, m: Lanes, n: Lanes) -> Lanes {
+        zip(m, n, |m, n| f32::from_bits(m.to_bits().wrapping_add((n as i32 as u32) << 23)))
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: &u8) {}
 
     #[inline(always)]
     fn sum(self, v: Lanes) -> f32 {

@@ -4,12 +4,9 @@ use rewind_engine::{Row, RowResult};
 
 use super::{HEAD_ROWS, Own, Pass};
 use crate::answer;
-use crate::kernels::{Ahead, Product, Put};
+use crate::kernels::{Product, Put};
 use crate::pool::{Poisoned, Worker};
 use crate::statistics::{Measure, TILE};
-
-/// Rows up to which products wait for weights rather than for arithmetic.
-const MEMORY_BOUND: usize = 2;
 
 impl Pass<'_> {
     pub(super) fn head(&self, worker: &mut Worker<'_>, own: &mut Own) -> Result<(), Poisoned> {
@@ -45,14 +42,14 @@ impl Pass<'_> {
                 out: out.columns(0..columns.len()),
             }
             .run(self.isa);
-            if count <= MEMORY_BOUND {
-                Ahead { weights: &self.task.weights.head, row: columns.end }.run(self.isa);
-            }
+            // What comes next is asked for once, while the last row is measured.
+            let next = self.task.weights.head.bytes_from(columns.end);
             for (i, &row) in rows.iter().enumerate() {
                 let sums = self.task.rows[row].needs_sums();
                 // SAFETY: as above.
                 let to = unsafe { self.tiles.piece_mut(worker, i, tile..tile + 1) };
-                to[0] = self.isa.run(Measure { logits: out.row(i), sums });
+                let next = if i + 1 == count { next } else { &[] };
+                to[0] = self.isa.run(Measure { logits: out.row(i), sums, next });
             }
         }
     }

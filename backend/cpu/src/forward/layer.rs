@@ -87,9 +87,11 @@ impl Pass<'_> {
     fn attend(&self, worker: &Worker<'_>, layer: usize) {
         let (spec, count) = (self.task.spec, self.count());
         let group = spec.heads / spec.kv_heads;
-        let seen: usize = self.task.positions.iter().map(|row| row.position + 1).sum();
-        let small = seen * spec.heads * spec.head_dim * 2 < SMALL_PRODUCT;
-        let workers = if small { 1 } else { worker.workers() };
+        let multiplications = self.seen * spec.heads * spec.head_dim * 2;
+        let workers = if multiplications < SMALL_PRODUCT { 1 } else { worker.workers() };
+        if worker.number() >= workers {
+            return;
+        }
         // Heads that share keys stay together, unless that leaves workers idle.
         let pairs = count * spec.kv_heads;
         let even = pairs.is_multiple_of(workers) || pairs >= 4 * workers;
@@ -98,9 +100,6 @@ impl Pass<'_> {
         let units = spec.heads / together;
         // SAFETY: nobody writes to the cache in this phase.
         let cache = unsafe { self.cache.read(worker) };
-        if worker.number() >= workers {
-            return;
-        }
         // Round-robin: later rows of a prompt see more.
         for item in (worker.number()..count * units).step_by(workers) {
             let (i, unit) = (item / units, item % units);

@@ -107,6 +107,8 @@ struct Own {
 struct Pass<'a> {
     isa: Isa,
     task: Task<'a>,
+    /// Entries that the rows see, all together.
+    seen: usize,
     frequencies: &'a [f32],
     stream: SharedRows<'a, f32>,
     normed: SharedRows<'a, f32>,
@@ -214,6 +216,7 @@ impl Machine {
         let pass = Pass {
             isa: self.isa,
             task,
+            seen: task.positions.iter().map(|row| row.position + 1).sum(),
             frequencies: &self.frequencies,
             stream: self.stream.share(),
             normed: self.normed.share(),

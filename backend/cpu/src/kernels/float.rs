@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{LINE, Product, put};
+use super::{Product, put};
+use crate::aligned::LINE;
 use crate::arch::Panel;
 use crate::order::RUN;
 

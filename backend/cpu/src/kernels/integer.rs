@@ -9,7 +9,8 @@ use std::hint::black_box;
 
 use half::f16;
 
-use super::{LINE, Product, put};
+use super::{Product, put};
+use crate::aligned::LINE;
 use crate::arch::{Panel, QUADS};
 use crate::matrix::BlockScales;
 use crate::rows::ActivationBlock;

@@ -88,40 +88,6 @@ impl PanelKernel for Product<'_> {
     }
 }
 
-/// Asks for the first weights of some rows, so that the memory works while the processor does something
-/// else before it multiplies them.
-#[derive(Debug)]
-pub(crate) struct Ahead<'a> {
-    pub(crate) weights: &'a Matrix,
-    /// The first of the rows, where a panel begins.
-    pub(crate) row: usize,
-}
-
-impl Ahead<'_> {
-    /// As many bytes as arrive while a tile of logits is measured.
-    const BYTES: usize = 4096;
-
-    /// Does it.
-    pub(crate) fn run(self, isa: Isa) {
-        isa.run_panels(self);
-    }
-}
-
-impl PanelKernel for Ahead<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<P: Panel>(self, p: P) {
-        let bytes = self.weights.bytes_from(self.row);
-        for line in bytes[..Self::BYTES.min(bytes.len())].chunks(LINE) {
-            p.prefetch(&line[0]);
-        }
-    }
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// Writes the sums of a panel for A rows of activations from `m` on.
 #[inline(always)]
 fn put<P: Panel, const A: usize>(

@@ -102,27 +102,19 @@ impl Pool {
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
         });
-        let cores = Cores::of(threads);
-        let mut handles = Vec::new();
+        // From here on, an error ends those that run: they wait at a gate that needs all of them.
+        let mut pool = Self { shared, handles: Vec::new(), cores: Cores::of(threads) };
         for worker in 1..threads {
-            let (own, cores) = (Arc::clone(&shared), cores.clone());
+            let (shared, cores) = (Arc::clone(&pool.shared), pool.cores.clone());
             let name = format!("rewind-cpu-{worker}");
-            let started = thread::Builder::new().name(name).spawn(move || {
+            pool.handles.push(thread::Builder::new().name(name).spawn(move || {
                 if let Some(cores) = cores {
                     cores.pin(worker);
                 }
-                own.serve(worker);
-            });
-            match started {
-                Ok(handle) => handles.push(handle),
-                Err(error) => {
-                    // Those that run wait at a gate that needs all of them.
-                    shared.gate.poison();
-                    return Err(error);
-                }
-            }
+                shared.serve(worker);
+            })?);
         }
-        Ok(Self { shared, handles, cores })
+        Ok(pool)
     }
 
     /// Workers, the caller included.

@@ -31,7 +31,7 @@ pub(super) fn write(run: &Run, remarks: &str) -> String {
     let sections = [
         ("What the project asks for", targets(&run.apart)),
         ("One compute thread, on a core of its own", contest(&run.apart)),
-        ("Two compute threads, nothing pinned", contest(&run.shared)),
+        ("Two compute threads, cores shared with the server and the clients", contest(&run.shared)),
         ("Schedulers of the iterative model", schedulers(run)),
         ("Remarks", remarks::marked(remarks)),
         ("How it was measured", method(run)),

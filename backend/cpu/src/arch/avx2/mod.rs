@@ -112,11 +112,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn exp2i(self, n: __m256) -> __m256 {
+    fn ldexp(self, m: __m256, n: __m256) -> __m256 {
         with!(self, {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(m), exponent))
         })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: &u8) {
+        with!(self, _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(address).cast()));
     }
 
     #[inline(always)]
