@@ -98,6 +98,16 @@ def test_passes(served):
     assert after.one("rewind_batch_rows", model=model) > 0
 
 
+def test_memory_is_told_by_parts(served):
+    model, _, after, *_ = served
+    parts = {labels["part"]: value for labels, value in after.find("rewind_memory_bytes", model=model)}
+    assert set(parts) == {"draft", "shadow", "shared", "kv", "buffers"}
+    # 135 million weights: in 16 bits, and in about 4.5.
+    assert 200e6 < parts["shadow"] + parts["shared"] < 300e6
+    assert 60e6 < parts["draft"] + parts["shared"] < 130e6
+    assert parts["kv"] > 0 and 0 < parts["buffers"] < 200e6
+
+
 def test_nothing_is_left_over(served):
     model, _, after, *_ = served
     states = after.find("rewind_sequences", model=model)

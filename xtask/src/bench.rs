@@ -4,9 +4,13 @@
 //! needs a server is a test that pytest leaves out otherwise.
 
 mod cpu;
+mod instructions;
 mod markdown;
 mod miri;
+mod monitor;
+mod options;
 mod remarks;
+mod revision;
 mod spread;
 mod triton;
 
@@ -39,9 +43,13 @@ enum Bench {
     /// Perplexity of a book chapter under the shadow and under the draft formats
     Perplexity(Further),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
-    Cpu(cpu::Options),
+    Cpu(options::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
-    Triton(triton::Options),
+    Triton(options::Options),
+    /// What the monitor, a rewind and each policy cost on a CPU; writes docs/benchmarks/monitor.md
+    Monitor(options::Options),
+    /// Instructions of a pass on a CPU, against those it took before
+    Instructions(instructions::Options),
     /// The CPU engine's tests in Miri: AVX-512 on any machine, races between threads, 64-bit ARM
     Miri,
     /// Speed on a GPU: draft steps, shadow passes, the monitor, PyTorch beside them
@@ -94,6 +102,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
+        Some(Bench::Monitor(options)) => monitor::run(project, options),
+        Some(Bench::Instructions(options)) => instructions::run(project, options),
         Some(Bench::Miri) => miri::run(project),
         Some(Bench::Gpu(further)) => gpu::bench(project, &further.arguments),
     }
@@ -136,9 +146,17 @@ mod tests {
     #[test]
     fn the_list_names_every_bench_and_what_it_shows() {
         let list = list();
-        for bench in
-            ["lossless     50 prompts", "regret", "perplexity", "cpu", "triton", "miri", "gpu"]
-        {
+        for bench in [
+            "lossless     50 prompts",
+            "regret",
+            "perplexity",
+            "cpu",
+            "triton",
+            "monitor",
+            "instructions",
+            "miri",
+            "gpu",
+        ] {
             assert!(list.contains(&format!("cargo xtask bench {bench}")), "{list}");
         }
     }

@@ -48,10 +48,26 @@ pub struct Memory {
     pub shared: u64,
     /// Keys and values, all pages. On the CPU the system hands it out when pages are first used.
     pub kv: u64,
+    /// What passes compute in, where they run.
+    pub buffers: u64,
     /// What of all this is in host memory, page-locked where passes run on a GPU.
     pub host: u64,
-    /// What is in the GPU's memory, buffers included.
+    /// What is in the GPU's memory.
     pub gpu: u64,
+}
+
+impl Memory {
+    /// Parts that do not overlap, and their names: the weights of the draft alone, of the shadow alone,
+    /// those of both, keys and values, buffers.
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
+        [
+            ("draft", self.draft - self.shared),
+            ("shadow", self.shadow - self.shared),
+            ("shared", self.shared),
+            ("kv", self.kv),
+            ("buffers", self.buffers),
+        ]
+    }
 }
 
 /// The chip's temperature and what it does to thresholds.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rewind_engine::{Committed, Decision, Load, RewindReason, Step, Weights};
-use rewind_serving::{Observer, ThermalReading};
+use rewind_serving::{Memory, Observer, ThermalReading};
 
 use crate::ffi::{Error, Family, Metric, MetricKind};
 
@@ -53,6 +53,7 @@ struct All<T> {
     active_seconds: T,
     batch_rows: T,
     sequences: T,
+    memory: T,
     kv_blocks: T,
     first_token: T,
     later_token: T,
@@ -123,6 +124,7 @@ impl Families {
                 Gauge,
             )?,
             sequences: family("rewind_sequences", "Sequences in the engine, by state", Gauge)?,
+            memory: family("rewind_memory_bytes", "Memory of the model, by what it holds", Gauge)?,
             kv_blocks: family(
                 "nv_trt_llm_kv_cache_block_metrics",
                 "KV cache pages: how many there are, free and used, and tokens in each",
@@ -257,6 +259,8 @@ struct Labelled {
     prefilling: Metric,
     drafting: Metric,
     verifying: Metric,
+    /// Set once; kept, or they would vanish.
+    _memory: Vec<Metric>,
     blocks_max: Metric,
     blocks_free: Metric,
     blocks_used: Metric,
@@ -294,7 +298,7 @@ impl Late {
 }
 
 impl Metrics {
-    /// The metrics of a model, with what its empty engine holds.
+    /// The metrics of a model, with the memory it takes and what its empty engine holds.
     ///
     /// # Errors
     /// The server refuses one.
@@ -303,9 +307,10 @@ impl Metrics {
         model: &str,
         version: u64,
         load: Load,
+        memory: Memory,
     ) -> Result<Self, Error> {
         let metrics = match &families.0 {
-            Some(families) => Some(Labelled::new(families, model, version)?),
+            Some(families) => Some(Labelled::new(families, model, version, memory)?),
             None => None,
         };
         let record = Record { load: Some(load), ..Record::default() };
@@ -344,7 +349,12 @@ impl Metrics {
 }
 
 impl Labelled {
-    fn new(families: &All<Family>, model: &str, version: u64) -> Result<Self, Error> {
+    fn new(
+        families: &All<Family>,
+        model: &str,
+        version: u64,
+        memory: Memory,
+    ) -> Result<Self, Error> {
         let version = version.to_string();
         let plain = |family: &Family| family.metric(&[("model", model), ("version", &version)]);
         let with = |family: &Family, label: &str, value: &str| {
@@ -377,6 +387,15 @@ impl Labelled {
             prefilling: state("prefilling")?,
             drafting: state("drafting")?,
             verifying: state("verifying")?,
+            _memory: memory
+                .parts()
+                .into_iter()
+                .map(|(part, bytes)| {
+                    let metric = with(&families.memory, "part", part)?;
+                    metric.set(bytes as f64);
+                    Ok(metric)
+                })
+                .collect::<Result<_, Error>>()?,
             blocks_max: block("max")?,
             blocks_free: block("free")?,
             blocks_used: block("used")?,

@@ -128,7 +128,7 @@ fn start(
     engine: AnyEngine,
     families: &Families,
 ) -> Result<(Arc<dyn Driver>, Ticker), Error> {
-    let metrics = Arc::new(Metrics::new(families, name, version, engine.load())?);
+    let metrics = Arc::new(Metrics::new(families, name, version, engine.load(), model.memory())?);
     let service = Arc::new(Service {
         model: Arc::clone(&model),
         batched: config.batched,

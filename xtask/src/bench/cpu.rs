@@ -10,44 +10,30 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
 use jiff::Zoned;
 use serde_json::{Map, Value, json};
 
 use self::pairs::{Between, Line};
 use self::sides::{Files, Sides};
 use self::work::{Cell, Task};
-use super::remarks;
+use super::options::{self, Options};
+use super::revision;
 use super::spread::Spread;
 use crate::process;
 use crate::progress::brief;
 use crate::project::Project;
 use crate::setup::{self, Kernels};
 
-/// Where the document belongs, relative to the checkout.
-const DOCUMENT: &str = "docs/benchmarks/cpu.md";
+/// Of the bench.
+const NAME: &str = "cpu";
 
 /// How long the processor's peak, and then other programs, are looked at between the two sides.
 const BETWEEN_TIME: Duration = Duration::from_millis(200);
-
-/// Options of `cargo xtask bench cpu`.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// Rounds; each takes some minutes. 5 if not given, 1 if quick
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    rounds: Option<u16>,
-    /// Only what the project has targets for, and into cargo's build folder
-    #[arg(long)]
-    quick: bool,
-    /// The document to write; a picture and all samples go beside it. docs/benchmarks/cpu.md if not given
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-}
 
 /// Everything that a run found out.
 #[derive(Debug)]
@@ -76,11 +62,7 @@ struct Run {
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.document(project);
-    // Before half an hour of work, not after it.
-    let parent = out.parent().unwrap_or(Path::new(""));
-    fs::create_dir_all(parent)
-        .with_context(|| format!("cannot create the folder {}", parent.display()))?;
+    let out = options.document(project, NAME)?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     let peer = setup::llama_cpp(project, &tools)?;
     let sides = Sides::new(project, &assembly.cli, &tools.model, &peer);
@@ -101,26 +83,6 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     Ok(())
 }
 
-impl Options {
-    fn document(&self, project: &Project) -> PathBuf {
-        match &self.out {
-            Some(out) => out.clone(),
-            None if self.quick => project.target("bench/cpu.md"),
-            None => project.path(DOCUMENT),
-        }
-    }
-
-    fn rounds(&self) -> u16 {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
-    }
-
-    /// The command as a person would type it.
-    fn command(&self) -> String {
-        let quick = if self.quick { " --quick" } else { "" };
-        format!("cargo xtask bench cpu --rounds {}{quick}", self.rounds())
-    }
-}
-
 impl Task {
     fn gives(&self, line: &Line) -> bool {
         (self.contest, self.threads, self.work) == (line.contest, line.threads, line.cell.work)
@@ -130,11 +92,11 @@ impl Task {
 impl Run {
     fn new(project: &Project, options: &Options, files: Files, samples: &str) -> Self {
         Self {
-            command: options.command(),
+            command: options.command(NAME),
             date: Zoned::now().strftime("%Y-%m-%d").to_string(),
             rounds: options.rounds().into(),
             version: String::new(),
-            revision: revision(project),
+            revision: revision::of(project),
             rustc: first_line("rustc", "--version"),
             machine: Map::new(),
             kernels: BTreeSet::new(),
@@ -206,12 +168,12 @@ impl Run {
 
     /// Writes the document with the remarks that it had, the picture and the samples.
     fn write(&self, out: &Path) -> Result<()> {
-        let before = fs::read_to_string(out).unwrap_or_default();
         let picture = out.with_extension("svg");
         plot::draw(&self.lines, &picture)?;
         let samples = out.with_extension("json");
-        save(&samples, &format!("{:#}\n", self.samples()))?;
-        save(out, &document::write(self, remarks::of(&before), &file_name(&picture)))
+        fs::write(&samples, format!("{:#}\n", self.samples()))
+            .with_context(|| format!("cannot write {}", samples.display()))?;
+        options::write(out, |remarks| document::write(self, remarks, &file_name(&picture)))
     }
 
     fn samples(&self) -> Value {
@@ -234,28 +196,8 @@ impl Run {
     }
 }
 
-fn save(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The commit that was measured, and whether the files still were those of it.
-fn revision(project: &Project) -> String {
-    let git = |arguments: &[&str]| {
-        let mut command = Command::new("git");
-        command.args(arguments).current_dir(project.path(""));
-        process::capture(command).ok()
-    };
-    let commit = git(&["rev-parse", "--short", "HEAD"]);
-    let changes = git(&["status", "--porcelain", "--untracked-files=no"]);
-    match (commit, changes) {
-        (Some(commit), Some(changes)) if changes.is_empty() => format!("commit {}", commit.trim()),
-        (Some(commit), _) => format!("commit {} with changes", commit.trim()),
-        _ => "no commit".into(),
-    }
 }
 
 fn first_line(program: &str, argument: &str) -> String {

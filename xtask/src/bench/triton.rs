@@ -10,18 +10,17 @@ mod sides;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
 use jiff::Zoned;
 use serde_json::{Map, Value};
 
 use self::bare::Bare;
 use self::cores::Cores;
 use self::sides::{Client, Clients, Load, Round, Variant};
-use super::remarks;
+use super::options::{self, Options};
+use super::revision;
 use crate::interrupt;
 use crate::process;
 use crate::progress::brief;
@@ -29,27 +28,13 @@ use crate::project::Project;
 use crate::server::{self, Launch, Ports, Server};
 use crate::setup::{self, Assembly, Kernels, PerfAnalyzer, Tools};
 
-/// Where the document belongs, relative to the checkout.
-const DOCUMENT: &str = "docs/benchmarks/triton.md";
+/// Of the bench.
+const NAME: &str = "triton";
 
 const PROMPTS: &str = "tests/data/prompts.txt";
 
 const INFLIGHT: &str = "smollm2";
 const ITERATIVE: &str = "smollm2_iterative";
-
-/// Options of `cargo xtask bench triton`.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// Rounds; each takes some minutes. 5 if not given, 1 if quick
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    rounds: Option<u16>,
-    /// Fewer requests, and the document into cargo's build folder
-    #[arg(long)]
-    quick: bool,
-    /// The document to write. docs/benchmarks/triton.md if not given
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-}
 
 /// Everything that a run found out.
 #[derive(Debug)]
@@ -127,11 +112,7 @@ const SCHEDULERS: [(&str, &str); 6] = [
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.document(project);
-    // Before minutes of work, not after them.
-    let parent = out.parent().unwrap_or(Path::new(""));
-    fs::create_dir_all(parent)
-        .with_context(|| format!("cannot create the folder {}", parent.display()))?;
+    let out = options.document(project, NAME)?;
     let cores = Cores::choose()?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     let analyzer = setup::perf_analyzer(project, &tools)?;
@@ -148,38 +129,18 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
     let bench = Bench { project, options, tools: &tools, assembly: &assembly, analyzer, requests };
     let run = bench.run(cores)?;
-    let old = fs::read_to_string(&out).unwrap_or_default();
-    fs::write(&out, document::write(&run, remarks::of(&old)))
-        .with_context(|| format!("cannot write {}", out.display()))?;
+    options::write(&out, |remarks| document::write(&run, remarks))?;
     println!("{} is written ({}).", out.display(), brief(started.elapsed()));
     Ok(())
 }
 
-impl Options {
-    fn document(&self, project: &Project) -> PathBuf {
-        match &self.out {
-            Some(out) => out.clone(),
-            None if self.quick => project.target("bench/triton.md"),
-            None => project.path(DOCUMENT),
-        }
-    }
-
-    fn rounds(&self) -> u16 {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
-    }
-
-    fn command(&self) -> String {
-        let quick = if self.quick { " --quick" } else { "" };
-        format!("cargo xtask bench triton --rounds {}{quick}", self.rounds())
-    }
-
-    fn loads(&self) -> impl Iterator<Item = Load> {
-        let share = if self.quick { 2 } else { 1 };
-        LOADS.into_iter().map(move |(concurrency, each)| Load {
-            concurrency,
-            requests: concurrency * each.div_ceil(share),
-        })
-    }
+/// Fewer requests if it is to be quick.
+fn loads(quick: bool) -> impl Iterator<Item = Load> {
+    let share = if quick { 2 } else { 1 };
+    LOADS.into_iter().map(move |(concurrency, each)| Load {
+        concurrency,
+        requests: concurrency * each.div_ceil(share),
+    })
 }
 
 /// Everything that is needed to measure.
@@ -194,13 +155,13 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn run(&self, cores: Cores) -> Result<Run> {
-        let mut versions = vec![("Rewind's revision".to_owned(), self.revision())];
+        let mut versions = vec![("Rewind's revision".to_owned(), revision::of(self.project))];
         let mut machine = Map::new();
         let apart = self.contest(1, Some(cores), &mut versions, &mut machine)?;
         let shared = self.contest(2, None, &mut Vec::new(), &mut Map::new())?;
         let schedulers = self.schedulers(cores)?;
         Ok(Run {
-            command: self.options.command(),
+            command: self.options.command(NAME),
             date: Zoned::now().strftime("%Y-%m-%d").to_string(),
             rounds: self.options.rounds().into(),
             versions,
@@ -248,9 +209,7 @@ impl Bench<'_> {
                 .map(|(model, client)| Served { model, client, rounds: Vec::new() })
                 .into()
         };
-        let mut cells: Vec<Cell> = self
-            .options
-            .loads()
+        let mut cells: Vec<Cell> = loads(self.options.quick)
             .map(|load| Cell { load, bare: Vec::new(), served: served() })
             .collect();
         for round in 0..usize::from(self.options.rounds()) {
@@ -295,7 +254,7 @@ impl Bench<'_> {
             compute.push(clients.compute_thread(&mut server, name, warm)?);
         }
         cores.split(server.process(), &compute)?;
-        let load = self.options.loads().last().context("there is a load")?;
+        let load = loads(self.options.quick).last().context("there is a load")?;
         let mut schedulers: Vec<Scheduler> = SCHEDULERS
             .into_iter()
             .map(|(name, setting)| Scheduler { setting, name, rounds: Vec::new() })
@@ -343,12 +302,6 @@ impl Bench<'_> {
             ("perf_analyzer".into(), self.analyzer.version().into()),
             ("tritonclient".into(), process::capture(client)?.trim().into()),
         ])
-    }
-
-    fn revision(&self) -> String {
-        let mut git = Command::new("git");
-        git.args(["describe", "--always", "--dirty"]).current_dir(self.project.path(""));
-        process::capture(git).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) fn load(
             shadow: weights.shadow as u64,
             shared: weights.shared as u64,
             kv: memory.kv as u64,
-            host: (weights.draft + weights.shadow - weights.shared + memory.kv) as u64,
+            buffers: memory.buffers as u64,
+            host: (weights.draft + weights.shadow - weights.shared + memory.kv + memory.buffers)
+                as u64,
             gpu: 0,
         },
         executor: AnyExecutor::Cpu(Box::new(executor)),

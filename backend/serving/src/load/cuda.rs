@@ -62,6 +62,7 @@ pub(super) fn load(
             shadow: weights.shadow as u64,
             shared: weights.shared as u64,
             kv: memory.kv as u64,
+            buffers: memory.buffers as u64,
             host: plan.host,
             gpu: on_gpu + (memory.kv + memory.buffers) as u64,
         },

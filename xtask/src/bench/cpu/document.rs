@@ -5,10 +5,10 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 use super::super::markdown::{count, table};
+use super::super::remarks;
 use super::super::spread::Spread;
 use super::others::QUIET;
 use super::pairs::Line;
-use super::remarks;
 use super::sides::{Bytes, File};
 use super::work::{
     BANDWIDTH_TARGET, BATCHES, Contest, Copy, PREFILLS, PROMPT, STEPS, THREADS, Task, Work, target,

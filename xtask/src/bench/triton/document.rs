@@ -5,11 +5,12 @@ use std::fmt::{self, Write};
 use serde_json::{Map, Value};
 
 use super::super::markdown::{count, table};
+use super::super::remarks;
 use super::super::spread::Spread;
 use super::profile::quantile;
 use super::requests::{LENGTHS, POLICY};
 use super::sides::{Client, Round};
-use super::{Cell, Contest, INFLIGHT, ITERATIVE, Run, Served, remarks};
+use super::{Cell, Contest, INFLIGHT, ITERATIVE, Run, Served};
 
 /// What the in-flight model must reach of the bare engine's speed.
 const RATIO_TARGET: f64 = 0.97;
