@@ -9,6 +9,7 @@
 //! [`Packing`] knows the sizes and packs any range of panels, so that callers may spread the work over
 //! threads and write where they like; [`Tiles`] is the whole in one piece.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
@@ -335,7 +336,8 @@ impl Kind {
             Format::F16 => Self::F16,
             Format::Bf16 => Self::Bf16,
             Format::Int8 => Self::Int8,
-            Format::Int8Group(group) => Self::Int8Group(group.len()),
+            // No kernel reads 6-bit codes yet: they take a byte.
+            Format::Int8Group(group) | Format::Int6Group(group) => Self::Int8Group(group.len()),
             Format::Int4Group(group) => Self::Int4Group(group.len()),
         }
     }
@@ -422,12 +424,12 @@ impl Layout {
 }
 
 /// One of the matrices, as bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Part<'a> {
     kind: Kind,
     rows: usize,
     row_bytes: usize,
-    codes: &'a [u8],
+    codes: Cow<'a, [u8]>,
     scales: PartScales<'a>,
 }
 
@@ -447,7 +449,7 @@ impl<'a> Part<'a> {
                 kind,
                 rows: codes.len() / row_bytes,
                 row_bytes,
-                codes,
+                codes: codes.into(),
                 scales: PartScales::None,
             })
         };
@@ -462,8 +464,8 @@ impl<'a> Part<'a> {
             Elements::Packed(packed) => (packed.cols() == cols).then(|| Self {
                 kind: Kind::of(packed.format()),
                 rows: packed.rows(),
-                row_bytes: packed.row_bytes(),
-                codes: packed.codes(),
+                row_bytes: if is_widened(packed) { cols } else { packed.row_bytes() },
+                codes: if is_widened(packed) { widened(packed) } else { packed.codes().into() },
                 scales: match packed.scales() {
                     Scales::None => PartScales::None,
                     Scales::PerRow(scales) => PartScales::PerRow(scales),
@@ -476,9 +478,21 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn row_codes(&self, row: usize) -> &'a [u8] {
+    fn row_codes(&self, row: usize) -> &[u8] {
         &self.codes[row * self.row_bytes..][..self.row_bytes]
     }
+}
+
+/// Whether codes take more bits here than in their canonical form.
+fn is_widened(packed: &Packed) -> bool {
+    matches!(packed.format(), Format::Int6Group(_))
+}
+
+/// Integer codes, a byte each.
+fn widened<'a>(packed: &Packed) -> Cow<'a, [u8]> {
+    let rows = 0..packed.rows();
+    let row = |row| (0..packed.cols()).map(move |col| packed.code(row, col).cast_unsigned());
+    rows.flat_map(row).collect()
 }
 
 /// Bytes of an int4 row whose codes are 0.

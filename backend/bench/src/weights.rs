@@ -4,7 +4,7 @@
 //! and other traces of a layout are no work that a user asked for.
 
 use rewind_checkpoint::{ModelSpec, TensorName};
-use rewind_formats::{Format, Group};
+use rewind_formats::Format;
 
 /// Bytes of one copy of the weights that a step with at least one chosen token reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +16,11 @@ pub struct WeightBytes {
     pub head: u64,
 }
 
-/// Format of the LM head of every integer draft: eight bits, for its errors reach the logits directly.
-const DRAFT_HEAD: Format = Format::Int8Group(Group::G32);
-
 impl WeightBytes {
     /// Of a draft in this format.
     pub fn of_draft(spec: &ModelSpec, format: Format) -> Self {
-        let head = if format.is_integer() { DRAFT_HEAD } else { format };
         Self::sum(spec, |tensor, cols| {
-            row_bytes(if tensor == TensorName::Head { head } else { format }, cols)
+            row_bytes(if tensor == TensorName::Head { format.ends() } else { format }, cols)
         })
     }
 
@@ -54,6 +50,7 @@ fn row_bytes(format: Format, cols: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use rewind_checkpoint::{Architecture, Rope, RopeScaling};
+    use rewind_formats::Group;
 
     use super::*;
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use rewind_checkpoint::{Checkpoint, Container, ModelSpec, TensorName};
 use rewind_cpu::Isa;
-use rewind_formats::{Format, Group};
+use rewind_formats::Format;
 use rewind_monitor::{ThermometerSetting, choose_thermometer};
 use rewind_serving::{Device, format_bytes};
 use serde::Serialize;
@@ -199,12 +199,12 @@ fn shadow_size(checkpoint: &Checkpoint) -> Size {
 }
 
 fn draft_size(spec: &ModelSpec, format: Format) -> Size {
-    let head = if format.is_integer() { Format::Int8Group(Group::G32) } else { format };
+    let ends = format.ends();
     let bytes = tensors(spec)
         .map(|(tensor, shape)| match shape[..] {
             [rows, cols] => {
                 let format = match tensor {
-                    TensorName::Embedding | TensorName::Head => head,
+                    TensorName::Embedding | TensorName::Head => ends,
                     _ => format,
                 };
                 (format.bits_per_weight(cols) / 8.0 * (rows * cols) as f64).ceil() as u64
@@ -212,10 +212,10 @@ fn draft_size(spec: &ModelSpec, format: Format) -> Size {
             _ => 4 * shape.iter().product::<usize>() as u64,
         })
         .sum();
-    let name = if head == format {
+    let name = if ends == format {
         format.to_string()
     } else {
-        format!("{format} (embedding and head {head})")
+        format!("{format} (embedding and head {ends})")
     };
     size(name, bytes, spec)
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorData, TensorName};
-use rewind_formats::{Format, Group};
+use rewind_formats::Format;
 
 use crate::arch::Isa;
 use crate::error::CpuError;
@@ -96,10 +96,6 @@ pub(crate) struct Vectors {
     pub(crate) key_norm: Vec<f32>,
 }
 
-/// Format of the embedding and the LM head of integer drafts: eight bits, for their errors reach the
-/// logits directly.
-const HEAD_FORMAT: Format = Format::Int8Group(Group::G32);
-
 impl CpuModel {
     /// Loads a model.
     ///
@@ -137,9 +133,8 @@ impl CpuModel {
         };
         let mut pack = Packer { options, sizes: WeightMemory::default() };
 
-        let head_format =
-            options.draft.map(|format| if format.is_integer() { HEAD_FORMAT } else { format });
-        let embedding = pack.matrix(&[get(TensorName::Embedding)?], head_format)?;
+        let ends = options.draft.map(Format::ends);
+        let embedding = pack.matrix(&[get(TensorName::Embedding)?], ends)?;
         let mut layers = (Vec::new(), Vec::new());
         for number in 0..spec.layers {
             use LayerTensor as T;
@@ -189,7 +184,7 @@ impl CpuModel {
         let head = if spec.tied_head {
             embedding.clone()
         } else {
-            pack.matrix(&[get(TensorName::Head)?], head_format)?
+            pack.matrix(&[get(TensorName::Head)?], ends)?
         };
 
         let weights = |side: fn(&Pair) -> &Option<Arc<Matrix>>, layers: Vec<Layer>| {

@@ -19,7 +19,7 @@ use rewind_kernels::{Device, DeviceError, Fill, HostMemory, Memory};
 use crate::driver::Driver;
 use crate::error::CudaError;
 use crate::pack::{Named, Storage, Tiles, check_finite, exact_storage, pack};
-use crate::plan::{Placement, WeightMemory, head_format};
+use crate::plan::{Placement, WeightMemory};
 
 /// What to load, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl<D: Device> CudaModel<D> {
         };
         let mut loader = Loader { model: self, options };
 
-        let ends = options.draft.map(head_format);
+        let ends = options.draft.map(Format::ends);
         let embedding = loader.matrix(&[get(TensorName::Embedding)?], ends)?;
         let (mut draft_layers, mut shadow_layers) =
             (Vec::new(), ShadowLayers::new(options.placement));
@@ -220,16 +220,16 @@ impl<D: Device> CudaModel<D> {
             false => loader.matrix(&[get(TensorName::Head)?], ends)?,
         };
 
-        let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers| {
-            Some(Weights::new(embedding?, head?, layers, final_norm))
+        let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers, linear| {
+            Some(Weights::new(embedding?, head?, layers, final_norm, linear))
         };
         if options.draft.is_some() {
             let layers = Layers::Device(draft_layers);
-            self.draft = weights(embedding.draft, head.draft, layers);
+            self.draft = weights(embedding.draft, head.draft, layers, options.draft);
         }
         if options.shadow {
             let layers = shadow_layers.finish(self)?;
-            self.shadow = weights(embedding.shadow, head.shadow, layers);
+            self.shadow = weights(embedding.shadow, head.shadow, layers, None);
         }
         Ok(())
     }
@@ -320,21 +320,25 @@ fn takes_half(matrix: &Matrix) -> bool {
 }
 
 impl Weights {
+    /// `linear` is the format of the layers' matrices, if they were made in one: kernels read some formats
+    /// in the form of another.
     pub(crate) fn new(
         embedding: Matrix,
         head: Matrix,
         layers: Layers,
         final_norm: Address,
+        linear: Option<Format>,
     ) -> Self {
         let first = match &layers {
             Layers::Device(layers) => layers.first().map(|layer| layer.down),
             Layers::Host { layers, .. } => layers.first().map(|layer| layer.layer.down),
         };
-        let linear = first.unwrap_or(head);
-        let (name, ends) = (format_name(&linear), format_name(&head));
+        let down = first.unwrap_or(head);
+        let ends = format_name(&head);
+        let name = linear.map_or_else(|| format_name(&down), |format| format.to_string());
         let formats =
             if name == ends { name } else { format!("{name} (embedding and head {ends})") };
-        let (half, half_head) = (takes_half(&linear), takes_half(&head));
+        let (half, half_head) = (takes_half(&down), takes_half(&head));
         Self { formats, half, half_head, embedding, layers, final_norm, head }
     }
 }

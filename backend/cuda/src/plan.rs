@@ -1,7 +1,7 @@
 //! How much memory a model's weights take on a GPU, before anything is loaded.
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, TensorName};
-use rewind_formats::{Format, Group};
+use rewind_formats::Format;
 use rewind_kernels::packing;
 
 /// Where the shadow weights live.
@@ -66,15 +66,6 @@ pub struct WeightPlan {
     pub streamed: u64,
 }
 
-/// Format of the embedding and the LM head of integer drafts: eight bits, for their errors reach the
-/// logits directly.
-pub(crate) const HEAD_FORMAT: Format = Format::Int8Group(Group::G32);
-
-/// The format of the draft's embedding and head.
-pub(crate) fn head_format(draft: Format) -> Format {
-    if draft.is_integer() { HEAD_FORMAT } else { draft }
-}
-
 /// What a model will take, with a shadow of `exact` precision and a draft of format `draft`, if there
 /// is to be one.
 pub fn plan(
@@ -117,9 +108,9 @@ pub fn plan(
     let (mut draft_bytes, mut shared) = (0, 0);
     if let Some(format) = draft {
         draft_bytes = layers * layer_bytes(&in_format(format))
-            + ends_bytes(&in_format(head_format(format)))
+            + ends_bytes(&in_format(format.ends()))
             + vectors;
-        let same_ends = exact.is(head_format(format));
+        let same_ends = exact.is(format.ends());
         // Layers on the host cannot be the draft's too.
         let same_layers = exact.is(format) && placement == Placement::Device;
         shared = vectors

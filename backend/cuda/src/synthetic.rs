@@ -19,7 +19,7 @@ use rewind_kernels::{Device, Fill};
 use crate::error::CudaError;
 use crate::model::{CudaModel, Layer, Layers, PRODUCTS, Vectors, Weights};
 use crate::pack::{Named, Storage, Tiles, pack};
-use crate::plan::{WeightMemory, head_format};
+use crate::plan::WeightMemory;
 
 /// Panels of a slab: few enough to be packed in no time, many enough that rows differ.
 const SLAB_PANELS: usize = 8;
@@ -117,7 +117,7 @@ impl<D: Device> Maker<'_, D> {
         final_norm: Address,
     ) -> Result<Weights, CudaError> {
         let (vocabulary, hidden) = (self.model.spec.vocab_size, self.model.spec.hidden_size);
-        let ends = self.slab(&[vocabulary], hidden, head_format(format), Order::Stacked)?;
+        let ends = self.slab(&[vocabulary], hidden, format.ends(), Order::Stacked)?;
         let embedding = self.matrix(&ends)?;
         let head = if self.model.spec.tied_head { embedding } else { self.matrix(&ends)? };
         let mut slabs = Vec::new();
@@ -133,7 +133,7 @@ impl<D: Device> Maker<'_, D> {
                 layers.push(Layer { vectors, qkv, output, gate_up, down });
             }
         }
-        Ok(Weights::new(embedding, head, Layers::Device(layers), final_norm))
+        Ok(Weights::new(embedding, head, Layers::Device(layers), final_norm, Some(format)))
     }
 
     /// Rows of each of a layer's matrices, and their columns.

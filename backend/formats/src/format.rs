@@ -4,8 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Names that [`Format::from_str`] accepts, for error messages and help texts.
-pub const FORMAT_NAMES: &str =
-    "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int4-g32, int4-g64, int4-g128";
+pub const FORMAT_NAMES: &str = "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int6-g32, int6-g64, int6-g128, int4-g32, int4-g64, int4-g128";
 
 /// Number of neighbouring weights of a row that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +49,8 @@ pub enum Format {
     Int8,
     /// Signed 8-bit codes in -127..=127 with one f16 scale per group, symmetric.
     Int8Group(Group),
+    /// Signed 6-bit codes in -32..=31 with one f16 scale per group, symmetric.
+    Int6Group(Group),
     /// Signed 4-bit codes in -8..=7 with one f16 scale per group, symmetric (no zero point).
     Int4Group(Group),
 }
@@ -59,15 +60,22 @@ impl Format {
     pub const fn is_integer(self) -> bool {
         match self {
             Self::F16 | Self::Bf16 => false,
-            Self::Int8 | Self::Int8Group(_) | Self::Int4Group(_) => true,
+            Self::Int8 | Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => true,
         }
     }
 
-    /// Width of one code in bits: 16, 8 or 4.
+    /// The format of embedding and LM head where this one is the draft's: eight bits for integer drafts,
+    /// since errors there reach the logits directly, and the same otherwise.
+    pub const fn ends(self) -> Self {
+        if self.is_integer() { Self::Int8Group(Group::G32) } else { self }
+    }
+
+    /// Width of one code in bits: 16, 8, 6 or 4.
     pub const fn code_bits(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 16,
             Self::Int8 | Self::Int8Group(_) => 8,
+            Self::Int6Group(_) => 6,
             Self::Int4Group(_) => 4,
         }
     }
@@ -76,7 +84,7 @@ impl Format {
     pub const fn group(self) -> Option<Group> {
         match self {
             Self::F16 | Self::Bf16 | Self::Int8 => None,
-            Self::Int8Group(group) | Self::Int4Group(group) => Some(group),
+            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => Some(group),
         }
     }
 
@@ -86,7 +94,9 @@ impl Format {
         match self {
             Self::F16 | Self::Bf16 => None,
             Self::Int8 => Some(cols),
-            Self::Int8Group(group) | Self::Int4Group(group) => Some(group.len()),
+            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
+                Some(group.len())
+            }
         }
     }
 
@@ -95,7 +105,9 @@ impl Format {
         match self {
             Self::F16 | Self::Bf16 => 0,
             Self::Int8 => 1,
-            Self::Int8Group(group) | Self::Int4Group(group) => cols.div_ceil(group.len()),
+            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
+                cols.div_ceil(group.len())
+            }
         }
     }
 
@@ -106,6 +118,8 @@ impl Format {
         match self {
             Self::F16 | Self::Bf16 => cols.checked_mul(2),
             Self::Int8 | Self::Int8Group(_) => Some(cols),
+            // Four codes take three bytes.
+            Self::Int6Group(_) => Some(cols / 4 * 3 + cols % 4),
             Self::Int4Group(_) => Some(cols.div_ceil(2)),
         }
     }
@@ -115,7 +129,7 @@ impl Format {
         match self {
             Self::F16 | Self::Bf16 => 0,
             Self::Int8 => 4,
-            Self::Int8Group(_) | Self::Int4Group(_) => 2,
+            Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => 2,
         }
     }
 
@@ -136,6 +150,7 @@ impl fmt::Display for Format {
             Self::Bf16 => f.pad("bf16"),
             Self::Int8 => f.pad("int8"),
             Self::Int8Group(group) => f.pad(&format!("int8-g{}", group.len())),
+            Self::Int6Group(group) => f.pad(&format!("int6-g{}", group.len())),
             Self::Int4Group(group) => f.pad(&format!("int4-g{}", group.len())),
         }
     }
@@ -155,11 +170,13 @@ impl FromStr for Format {
         if let Some(group) = grouped("int8-g") {
             return Ok(Self::Int8Group(group));
         }
+        if let Some(group) = grouped("int6-g") {
+            return Ok(Self::Int6Group(group));
+        }
         if let Some(group) = grouped("int4-g") {
             return Ok(Self::Int4Group(group));
         }
         let planned = matches!(name, "nf4" | "fp8")
-            || grouped("int6-g").is_some()
             || grouped("int4a-g").is_some()
             || name.starts_with("plan:");
         let name = name.to_owned();
@@ -193,6 +210,7 @@ mod tests {
     fn all() -> Vec<Format> {
         let mut all = vec![Format::F16, Format::Bf16, Format::Int8];
         all.extend(GROUPS.map(Format::Int8Group));
+        all.extend(GROUPS.map(Format::Int6Group));
         all.extend(GROUPS.map(Format::Int4Group));
         all
     }
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn formats_of_later_versions_say_so() {
-        for name in ["nf4", "fp8", "int6-g64", "int4a-g32", "plan:mixed.toml"] {
+        for name in ["nf4", "fp8", "int4a-g32", "plan:mixed.toml"] {
             let error = name.parse::<Format>().unwrap_err();
             assert_eq!(error, FormatError::NotYet { name: name.to_owned() });
             assert!(error.to_string().contains("int4-g32"), "{error}");
@@ -225,10 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn integer_drafts_have_ends_of_eight_bits() {
+        for format in all() {
+            let ends = format.ends();
+            assert_eq!(ends.ends(), ends);
+            assert!(ends == format || ends.to_string() == "int8-g32" && format.is_integer());
+        }
+        assert_eq!((Format::F16.ends(), Format::Int8.ends().code_bits()), (Format::F16, 8));
+    }
+
+    #[test]
     fn bits_per_weight_count_scales_and_padding() {
         assert_eq!(Format::F16.bits_per_weight(576), 16.0);
         assert_eq!(Format::Int8.bits_per_weight(32), 9.0);
         assert_eq!(Format::Int8Group(Group::G32).bits_per_weight(576), 8.5);
+        assert_eq!(Format::Int6Group(Group::G64).bits_per_weight(576), 6.25);
         assert_eq!(Format::Int4Group(Group::G32).bits_per_weight(576), 4.5);
         // 576 = 4 · 128 + 64: five scales.
         assert_eq!(Format::Int4Group(Group::G128).bits_per_weight(576), 4.0 + 80.0 / 576.0);

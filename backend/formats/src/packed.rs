@@ -21,7 +21,8 @@ pub enum Scales {
 /// Codes are row-major and every row starts at a byte boundary. 16-bit floats are two bytes, little
 /// endian; 8-bit codes one byte, two's complement. Two 4-bit codes share a byte: element 2i sits in
 /// the low nibble, 2i + 1 in the high one, each as code + 8; the spare nibble of an odd row holds
-/// code 0. A weight's exact value is its code times its scale, rounded once to f32. Scales may be
+/// code 0. Four 6-bit codes share three bytes: as code + 32, element 4i + j takes the bits 6j .. 6j + 6
+/// of a little-endian number; the last number of a row ends with the byte of its last code. A weight's exact value is its code times its scale, rounded once to f32. Scales may be
 /// negative.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
@@ -72,6 +73,9 @@ impl Packed {
             Format::Int8 => Scales::PerRow(quantize_8_bit(cols, cols, weights, &mut codes)),
             Format::Int8Group(group) => {
                 Scales::PerGroup(quantize_8_bit(cols, group.len(), weights, &mut codes))
+            }
+            Format::Int6Group(group) => {
+                Scales::PerGroup(quantize_6_bit(cols, group, weights, &mut codes))
             }
             Format::Int4Group(group) => {
                 Scales::PerGroup(quantize_4_bit(cols, group, weights, &mut codes))
@@ -131,6 +135,12 @@ impl Packed {
         match self.format {
             Format::F16 | Format::Bf16 => panic!("{} has no integer codes", self.format),
             Format::Int8 | Format::Int8Group(_) => codes[col] as i8,
+            Format::Int6Group(_) => {
+                let (byte, shift) = (col / 4 * 3 + col % 4 * 6 / 8, col % 4 * 6 % 8);
+                let next = codes.get(byte + 1).copied().unwrap_or(0);
+                let code = u16::from_le_bytes([codes[byte], next]) >> shift & 63;
+                code as i8 - 32
+            }
             Format::Int4Group(_) => {
                 let nibble = (codes[col / 2] >> (4 * (col % 2))) & 15;
                 nibble as i8 - 8
@@ -173,7 +183,7 @@ impl Packed {
         match self.format {
             Format::F16 => f16::from_le_bytes(two_bytes()).to_f32(),
             Format::Bf16 => bf16::from_le_bytes(two_bytes()).to_f32(),
-            Format::Int8 | Format::Int8Group(_) | Format::Int4Group(_) => {
+            Format::Int8 | Format::Int8Group(_) | Format::Int6Group(_) | Format::Int4Group(_) => {
                 f32::from(self.code(row, col)) * self.scale(row, col)
             }
         }
@@ -256,6 +266,7 @@ fn limit(format: Format) -> f32 {
         Format::Bf16 => bf16::MAX.to_f32(),
         Format::Int8 => <f32 as ScaleType>::MAX * scale::INT8.high,
         Format::Int8Group(_) => <f16 as ScaleType>::MAX * scale::INT8.high,
+        Format::Int6Group(_) => <f16 as ScaleType>::MAX * scale::INT6.high,
         Format::Int4Group(_) => <f16 as ScaleType>::MAX * scale::INT4.high,
     }
 }
@@ -305,6 +316,20 @@ fn quantize_8_bit<T: ScaleType>(
 ) -> Box<[T]> {
     quantize_rows(cols, group, scale::INT8, weights, |row| {
         out.extend(row.iter().map(|&code| code as u8));
+    })
+}
+
+fn quantize_6_bit(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>) -> Box<[f16]> {
+    let join = |codes: &[i8]| {
+        let place = |(j, &code): (usize, &i8)| ((code + 32) as u32) << (6 * j);
+        codes.iter().enumerate().map(place).fold(0, |bits, code| bits | code).to_le_bytes()
+    };
+    quantize_rows(cols, group.len(), scale::INT6, weights, |row| {
+        // Three bytes for four codes, else one for each.
+        out.extend(row.chunks(4).flat_map(|codes| {
+            let [a, b, c, _] = join(codes);
+            [a, b, c].into_iter().take(codes.len())
+        }));
     })
 }
 

@@ -33,6 +33,10 @@ const CANDIDATES: usize = 8;
 pub(crate) const INT8: CodeRange =
     CodeRange { low: -127.0, high: 127.0, divisors: &[127.0, 129.0, 133.0], mirrored: false };
 
+/// Six bits.
+pub(crate) const INT6: CodeRange =
+    CodeRange { low: -32.0, high: 31.0, divisors: &[31.0, 32.0, 33.0, 35.0], mirrored: true };
+
 /// Four bits.
 pub(crate) const INT4: CodeRange = CodeRange {
     low: -8.0,
@@ -301,9 +305,13 @@ mod tests {
     fn search_comes_close_to_the_optimum() {
         // Eight bits are fine enough for scales to "resonate" with a group by luck, which only an
         // exhaustive search finds; nothing worth the time is lost.
-        for (range, length, slack) in
-            [(INT4, 32, 1.02), (INT4, 64, 1.02), (INT4, 128, 1.02), (INT8, 32, 1.35)]
-        {
+        for (range, length, slack) in [
+            (INT4, 32, 1.02),
+            (INT4, 64, 1.02),
+            (INT4, 128, 1.02),
+            (INT6, 32, 1.12),
+            (INT8, 32, 1.35),
+        ] {
             let (mut found, mut optimal, mut covering) = (0.0, 0.0, 0.0);
             for group in gaussian(length * 200).chunks_exact(length) {
                 let scale: f16 = search(group, range);
@@ -321,7 +329,7 @@ mod tests {
         #[test]
         fn codes_are_the_nearest_in_range(w in -1e3_f32..1e3, s in 1e-3_f32..1e3, negative: bool) {
             let scale = if negative { -s } else { s };
-            for range in [INT4, INT8] {
+            for range in [INT4, INT6, INT8] {
                 let q = code(w, scale, range);
                 prop_assert_eq!(q, q.round_ties_even());
                 prop_assert_eq!(q, (w / scale).clamp(range.low, range.high).round_ties_even());

@@ -4,20 +4,27 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rewind_formats::{Format, Group, PackError, Packed, Scales};
 
-const FORMATS: [Format; 9] = [
+const FORMATS: [Format; 12] = [
     Format::F16,
     Format::Bf16,
     Format::Int8,
     Format::Int8Group(Group::G32),
     Format::Int8Group(Group::G64),
     Format::Int8Group(Group::G128),
+    Format::Int6Group(Group::G32),
+    Format::Int6Group(Group::G64),
+    Format::Int6Group(Group::G128),
     Format::Int4Group(Group::G32),
     Format::Int4Group(Group::G64),
     Format::Int4Group(Group::G128),
 ];
 
 fn code_range(format: Format) -> (i32, i32) {
-    if format.code_bits() == 4 { (-8, 7) } else { (-127, 127) }
+    match format.code_bits() {
+        4 => (-8, 7),
+        6 => (-32, 31),
+        _ => (-127, 127),
+    }
 }
 
 fn dequantize(packed: &Packed) -> Vec<f32> {
@@ -167,6 +174,24 @@ fn nibbles_lie_as_documented() {
 }
 
 #[test]
+fn six_bit_codes_lie_as_documented() {
+    let weights = [-32.0, 31.0, 1.0, -1.0, 0.0, 7.0, -20.0];
+    let packed = Packed::quantize(Format::Int6Group(Group::G32), 1, 7, &weights).unwrap();
+    assert_eq!(packed.scale(0, 0), 1.0);
+    // + 32: 0, 63, 33, 31 and 32, 39, 12, in six bits each from the lowest on.
+    let first = 63 << 6 | 33 << 12 | 31 << 18;
+    let last = 32 | 39 << 6 | 12 << 12;
+    let expected = [first, last].map(|bits: u32| {
+        let [a, b, c, _] = bits.to_le_bytes();
+        [a, b, c]
+    });
+    assert_eq!(packed.row_codes(0), expected.as_flattened());
+    for (col, w) in weights.iter().enumerate() {
+        assert_eq!(f32::from(packed.code(0, col)), *w);
+    }
+}
+
+#[test]
 fn groups_end_with_the_row() {
     // The second row starts a group of its own.
     let weights = [[1.0; 40], [100.0; 40]].concat();
@@ -186,6 +211,7 @@ fn extremes_of_each_format_are_taken_and_what_lies_beyond_is_not() {
         (Format::Bf16, bf16::MAX.to_f32()),
         (Format::Int8, f32::MAX / 256.0 * 127.0),
         (Format::Int8Group(Group::G32), 65504.0 * 127.0),
+        (Format::Int6Group(Group::G128), 65504.0 * 31.0),
         (Format::Int4Group(Group::G64), 65504.0 * 7.0),
     ] {
         let packed = Packed::quantize(format, 1, 3, &[limit, -limit, 0.0]).unwrap();

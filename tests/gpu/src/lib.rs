@@ -11,7 +11,6 @@ mod cases;
 mod child;
 pub mod demo;
 pub mod executor;
-pub mod figures;
 pub mod machine;
 pub mod peer;
 pub mod report;

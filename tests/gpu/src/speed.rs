@@ -4,6 +4,7 @@
 //! a copy on the same device. Every table says which fraction of that rate was reached.
 
 use anyhow::Result;
+use rewind_bench::{Interval, median};
 use rewind_cuda::CudaError;
 use rewind_engine::Weights;
 use rewind_formats::{Format, Group};
@@ -11,7 +12,6 @@ use rewind_kernels::{Device, DeviceError};
 
 use crate::budget::Budget;
 use crate::cases::is_lost;
-use crate::figures::{Interval, interval, median};
 use crate::report::{Findings, Outcome, Table};
 use crate::rig::{Copies, Rig, Room, Step};
 use crate::shapes::Shape;
@@ -257,7 +257,7 @@ pub fn monitor<D: Device>(
             let without: Vec<f64> = pairs.iter().map(|&[without, _]| without).collect();
             let added: Vec<f64> =
                 pairs.iter().map(|&[without, with]| 100.0 * (with / without - 1.0)).collect();
-            let Interval { median: added, low, high } = interval(&added);
+            let Interval { median: added, low, high } = Interval::of(&added);
             let interval = format!("{low:+.2} to {high:+.2} %");
             let line = format!("{name}, batch {batch}: {added:+.2} % ({interval})");
             println!("{line}");

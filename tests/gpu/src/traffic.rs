@@ -2,7 +2,7 @@
 
 use rewind_checkpoint::ModelSpec;
 use rewind_cuda::{CudaExecutor, Driver, Exact, Placement, plan};
-use rewind_formats::{Format, Group};
+use rewind_formats::Format;
 use rewind_kernels::arguments::PAGE_TOKENS;
 use rewind_kernels::packing;
 
@@ -14,9 +14,7 @@ pub fn weights(spec: &ModelSpec, format: Format) -> u64 {
     if spec.tied_head {
         return all;
     }
-    // As `rewind_cuda::LoadOptions::draft` has it.
-    let ends = if format.is_integer() { Format::Int8Group(Group::G32) } else { format };
-    all - packing::bytes(ends, spec.vocab_size, spec.hidden_size) as u64
+    all - packing::bytes(format.ends(), spec.vocab_size, spec.hidden_size) as u64
 }
 
 /// Bytes of keys and values that `rows` rows read, each of a sequence of its own and seeing `context`

@@ -172,6 +172,56 @@ impl Panel for Avx512 {
     }
 
     #[inline(always)]
+    fn dot6<const A: usize>(
+        self,
+        codes: &[[[u8; 4]; WIDTH]],
+        x: [&ActivationBlock; A],
+    ) -> [__m512i; A] {
+        // Σ (w − 32) x = Σ w x − 32 Σ x with unsigned w. Shifts by 16 bits bring nothing from another byte
+        // under the masks.
+        let mut first = with!(self, [_mm512_setzero_si512(); A]);
+        let mut second = first;
+        for a in 0..A {
+            first[a] = with!(self, _mm512_set1_epi32(-32 * x[a].sum));
+        }
+        let (parities, _) = codes.as_chunks::<3>();
+        for (parity, [even, odd, high]) in parities.iter().enumerate() {
+            let weights = with!(self, {
+                let even = _mm512_loadu_si512(even.as_ptr().cast());
+                let odd = _mm512_loadu_si512(odd.as_ptr().cast());
+                let high = _mm512_loadu_si512(high.as_ptr().cast());
+                let (low_mask, high_mask) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+                let lows = [even, odd, _mm512_srli_epi16::<4>(even), _mm512_srli_epi16::<4>(odd)];
+                let highs = [
+                    _mm512_slli_epi16::<4>(high),
+                    _mm512_slli_epi16::<2>(high),
+                    high,
+                    _mm512_srli_epi16::<2>(high),
+                ];
+                let mut weights = lows;
+                for i in 0..4 {
+                    let low = _mm512_and_si512(lows[i], low_mask);
+                    weights[i] = _mm512_or_si512(low, _mm512_and_si512(highs[i], high_mask));
+                }
+                weights
+            });
+            for a in 0..A {
+                for half in 0..2 {
+                    let quad = parity + 4 * half;
+                    let (x0, x1) = (self.quad(x[a], quad), self.quad(x[a], quad + 2));
+                    first[a] = with!(self, _mm512_dpbusd_epi32(first[a], weights[2 * half], x0));
+                    second[a] =
+                        with!(self, _mm512_dpbusd_epi32(second[a], weights[2 * half + 1], x1));
+                }
+            }
+        }
+        for a in 0..A {
+            first[a] = with!(self, _mm512_add_epi32(first[a], second[a]));
+        }
+        first
+    }
+
+    #[inline(always)]
     fn dot4<const A: usize>(
         self,
         codes: &[[[u8; 4]; WIDTH]],

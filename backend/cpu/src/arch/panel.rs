@@ -72,6 +72,16 @@ pub(crate) trait Panel: Copy + Send + Sync + 'static {
         x: [&ActivationBlock; A],
     ) -> [Self::I; A];
 
+    /// As [`dot8`](Self::dot8) for 6-bit codes, stored + 32: for each of the parities r of quads, three
+    /// vectors. The first holds the low four bits of the quads r and r + 4, in low and high nibbles, the
+    /// second those of r + 2 and r + 6, and the third the high two bits of r, r + 2, r + 4 and r + 6, from
+    /// the lowest on.
+    fn dot6<const A: usize>(
+        self,
+        codes: &[Self::Lanes<[u8; 4]>],
+        x: [&ActivationBlock; A],
+    ) -> [Self::I; A];
+
     /// As [`dot8`](Self::dot8) for 4-bit codes, stored + 8: `codes[q]` holds the quad q in the low
     /// nibbles and the quad q + 4 in the high ones.
     fn dot4<const A: usize>(
@@ -112,6 +122,7 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Row {
         eight: [f32; 2],
+        six: [f32; 2],
         four: [f32; 2],
         f16: u32,
         bf16: u32,
@@ -139,7 +150,8 @@ mod tests {
             let eight = p.dot8(&P::lanes(&codes)[..QUADS], x);
             let nibbles = P::lanes(self.bytes.as_chunks::<4>().0);
             let four = p.dot4(&nibbles[..QUADS / 2], x);
-            let [eight, four] = [eight, four].map(|v| v.map(|v| lanes(p.float(v))));
+            let six = p.dot6(&nibbles[..QUADS / 4 * 3], x);
+            let [eight, six, four] = [eight, six, four].map(|v| v.map(|v| lanes(p.float(v))));
             let f16s: Vec<_> = self.halves.iter().map(|&bits| f16::from_bits(bits)).collect();
             let bf16s: Vec<_> = self.halves.iter().map(|&bits| bf16::from_bits(bits)).collect();
             let (a, b) = (p.load_f16(&P::lanes(&f16s)[0]), p.load_bf16(&P::lanes(&bf16s)[0]));
@@ -147,6 +159,7 @@ mod tests {
             let (a, b) = (lanes(a), lanes(b));
             let row = |r: usize| Row {
                 eight: array::from_fn(|a| eight[a][r]),
+                six: array::from_fn(|a| six[a][r]),
                 four: array::from_fn(|a| four[a][r]),
                 f16: a[r].to_bits(),
                 bf16: b[r].to_bits(),
@@ -167,6 +180,13 @@ mod tests {
             let byte = quads[i % 16 / 4 * width + r][i % 4];
             i32::from(byte >> (4 * (i / 16)) & 15) - 8
         };
+        let six = |i: usize| {
+            let (quad, byte) = (i / 4, i % 4);
+            let vector = |v: usize| quads[(quad % 2 * 3 + v) * width + r][byte];
+            let low = vector(quad / 2 % 2) >> (quad / 4 * 4) & 15;
+            let high = vector(2) >> (quad / 2 * 2) & 3;
+            i32::from(low | high << 4) - 32
+        };
         let dot = |w: &dyn Fn(usize) -> i32| {
             case.x.map(|x| (0..BLOCK).map(|i| w(i) * i32::from(x[i])).sum::<i32>() as f32)
         };
@@ -174,6 +194,7 @@ mod tests {
         let (a, b) = (f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32());
         Row {
             eight: dot(&eight),
+            six: dot(&six),
             four: dot(&four),
             f16: a.to_bits(),
             bf16: b.to_bits(),

@@ -205,6 +205,26 @@ impl Panel for Portable {
     }
 
     #[inline(always)]
+    fn dot6<const A: usize>(
+        self,
+        codes: &[[[u8; 4]; LANES]],
+        x: [&ActivationBlock; A],
+    ) -> [[i32; LANES]; A] {
+        let codes: [_; QUADS] = array::from_fn(|q| {
+            let (parity, place) = (q % 2, q / 2);
+            let (lows, highs) = (codes[3 * parity + place % 2], codes[3 * parity + 2]);
+            array::from_fn(|row| {
+                array::from_fn(|i| {
+                    let low = lows[row][i] >> (place / 2 * 4) & 15;
+                    let high = highs[row][i] >> (2 * place) & 3;
+                    (low | high << 4) as i8 - 32
+                })
+            })
+        });
+        self.dot8(&codes, x)
+    }
+
+    #[inline(always)]
     fn dot4<const A: usize>(
         self,
         codes: &[[[u8; 4]; LANES]],

@@ -17,9 +17,9 @@ use crate::rows::ActivationBlock;
 
 /// A width of codes.
 pub(super) trait Width {
-    /// Four codes of a row, or eight in nibbles.
+    /// Four bytes of a row: as many codes, or parts of more.
     type Quad: Copy;
-    /// Quads of a block in memory.
+    /// Vectors of them in a block.
     const QUADS: usize;
     /// Sums of one block: `codes` has [`QUADS`](Self::QUADS) lanes.
     fn dot<P: Panel, const A: usize>(
@@ -43,6 +43,23 @@ impl Width for Eight {
         x: [&ActivationBlock; A],
     ) -> [P::I; A] {
         p.dot8(codes, x)
+    }
+}
+
+/// 6-bit codes.
+pub(super) struct Six;
+
+impl Width for Six {
+    type Quad = [u8; 4];
+    const QUADS: usize = QUADS / 4 * 3;
+
+    #[inline(always)]
+    fn dot<P: Panel, const A: usize>(
+        p: P,
+        codes: &[P::Lanes<[u8; 4]>],
+        x: [&ActivationBlock; A],
+    ) -> [P::I; A] {
+        p.dot6(codes, x)
     }
 }
 

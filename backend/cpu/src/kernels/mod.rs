@@ -80,6 +80,10 @@ impl PanelKernel for Product<'_> {
                 let codes = codes.as_chunks().0;
                 integer::product::<P, integer::Eight>(p, codes, scales, blocks, &mut self);
             }
+            Data::Int6(codes, scales) => {
+                let codes = codes.as_chunks().0;
+                integer::product::<P, integer::Six>(p, codes, scales, blocks, &mut self);
+            }
             Data::Int4(codes, scales) => {
                 let codes = codes.as_chunks().0;
                 integer::product::<P, integer::Four>(p, codes, scales, blocks, &mut self);

@@ -17,6 +17,7 @@ impl Matrix {
             Data::F16(data) => PartData::F16(data),
             Data::Bf16(data) => PartData::Bf16(data),
             Data::Int8(codes, scales) => PartData::Int8(codes, scales.part()),
+            Data::Int6(codes, scales) => PartData::Int6(codes, scales.part()),
             Data::Int4(codes, scales) => PartData::Int4(codes, scales.part()),
         };
         let firsts = (0..all).step_by(rows);
@@ -48,6 +49,7 @@ enum PartData<'a> {
     F16(&'a mut [f16]),
     Bf16(&'a mut [bf16]),
     Int8(&'a mut [i8], PartScales<'a>),
+    Int6(&'a mut [u8], PartScales<'a>),
     Int4(&'a mut [u8], PartScales<'a>),
 }
 
@@ -82,6 +84,11 @@ impl<'a> PartData<'a> {
             Self::Int8(codes, scales) => {
                 let ((codes, more), (scales, rest)) = (codes.split_at_mut(len), scales.split(rows));
                 (Self::Int8(codes, scales), Self::Int8(more, rest))
+            }
+            Self::Int6(codes, scales) => {
+                let (codes, more) = codes.split_at_mut(len / 4 * 3);
+                let (scales, rest) = scales.split(rows);
+                (Self::Int6(codes, scales), Self::Int6(more, rest))
             }
             Self::Int4(codes, scales) => {
                 let (codes, more) = codes.split_at_mut(len / 2);
@@ -162,6 +169,12 @@ impl PartMut<'_> {
                 }
                 scales.copy(layout, at, packed.scales());
             }
+            PartData::Int6(to, scales) => {
+                for row in 0..rows {
+                    sixes(to, layout, at + row, cols, packed.row_codes(row));
+                }
+                scales.copy(layout, at, packed.scales());
+            }
             PartData::Int4(to, scales) => {
                 for row in 0..rows {
                     fours(to, layout, at + row, cols, packed.row_codes(row));
@@ -200,6 +213,20 @@ fn eights(to: &mut [i8], layout: Layout, row: usize, codes: &[u8]) {
     let first = codes.len() - rest.len();
     for (col, code) in rest.iter().enumerate() {
         to[layout.eight(row, first + col)] = code.cast_signed();
+    }
+}
+
+/// Puts the 6-bit codes of a row of `cols`, four to three bytes, in place.
+fn sixes(to: &mut [u8], layout: Layout, row: usize, cols: usize, codes: &[u8]) {
+    for (quad, codes) in codes.chunks(3).enumerate() {
+        let [a, b, c] = std::array::from_fn(|i| codes.get(i).copied().unwrap_or(0));
+        let bits = u32::from_le_bytes([a, b, c, 0]);
+        for (j, col) in (4 * quad..(4 * quad + 4).min(cols)).enumerate() {
+            let code = (bits >> (6 * j) & 63) as u8;
+            let [(low, low_shift), (high, high_shift)] = layout.six(row, col);
+            to[low] |= (code & 15) << low_shift;
+            to[high] |= (code >> 4) << high_shift;
+        }
     }
 }
 

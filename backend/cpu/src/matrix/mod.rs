@@ -8,6 +8,10 @@
 //!   instructions multiply and add at once;
 //! * 4-bit codes lie `[block of 32][quad of the first half][row][4]`, a byte holding the code of quad q
 //!   in its low nibble and that of quad q + 4 in its high one;
+//! * 6-bit codes lie `[block of 32][parity][3][row][4]`: of the quads of one parity, q, q + 2, q + 4 and
+//!   q + 6, the first vector holds the low four bits of the first and the third, the next those of the
+//!   second and the fourth, in nibbles as above, and the last the high two bits of all, from the lowest
+//!   on;
 //! * scales lie `[group][row]`, in 16 bits where there are groups: they are a ninth of a 4-bit matrix,
 //!   and a decode step is bound by its bytes.
 //!
@@ -57,6 +61,8 @@ pub(crate) enum Data {
     Bf16(Aligned<bf16>),
     /// 8-bit codes.
     Int8(Aligned<i8>, BlockScales),
+    /// 6-bit codes + 32, four to three bytes.
+    Int6(Aligned<u8>, BlockScales),
     /// 4-bit codes + 8, two to a byte.
     Int4(Aligned<u8>, BlockScales),
 }
@@ -102,6 +108,18 @@ impl Layout {
         let bytes = row / self.width * self.stride / 2 + block * BLOCK / 2 + quad % (QUADS / 2) * 4;
         let index = bytes * self.width + row % self.width * 4 + col % 4;
         (index, if quad < QUADS / 2 { 0 } else { 4 })
+    }
+
+    /// Where the 6-bit code of a row of the matrix at an input is: index of the byte with its low bits and
+    /// their shift, and the same of its high bits.
+    fn six(self, row: usize, col: usize) -> [(usize, u32); 2] {
+        let (block, quad) = (col / BLOCK, col % BLOCK / 4);
+        let (parity, place) = (quad % 2, quad / 2);
+        let first = row / self.width * self.stride * 3 / 4 + block * BLOCK * 3 / 4 + parity * 12;
+        let byte =
+            |vector: usize| (first + 4 * vector) * self.width + row % self.width * 4 + col % 4;
+        let low = (byte(place % 2), if place < 2 { 0 } else { 4 });
+        [low, (byte(2), 2 * place as u32)]
     }
 
     /// Index of a scale of a row of the matrix, of `per_row`.
@@ -151,6 +169,7 @@ impl Matrix {
                 };
                 match format.code_bits() {
                     4 => Data::Int4(Aligned::zeroed(len / 2), scales),
+                    6 => Data::Int6(Aligned::zeroed(len / 4 * 3), scales),
                     _ => Data::Int8(Aligned::zeroed(len), scales),
                 }
             }
@@ -192,7 +211,7 @@ impl Matrix {
 
     /// Whether kernels multiply it with 8-bit activations.
     pub(crate) fn is_integer(&self) -> bool {
-        matches!(self.data, Data::Int8(..) | Data::Int4(..))
+        matches!(self.data, Data::Int8(..) | Data::Int6(..) | Data::Int4(..))
     }
 
     /// Memory of codes and scales, bytes.
@@ -202,7 +221,7 @@ impl Matrix {
             Data::F16(data) => size_of_val::<[f16]>(data),
             Data::Bf16(data) => size_of_val::<[bf16]>(data),
             Data::Int8(codes, scales) => codes.len() + scales.bytes(),
-            Data::Int4(codes, scales) => codes.len() + scales.bytes(),
+            Data::Int6(codes, scales) | Data::Int4(codes, scales) => codes.len() + scales.bytes(),
         }
     }
 
@@ -214,6 +233,7 @@ impl Matrix {
             Data::F16(data) => bytemuck::cast_slice(&data[element..]),
             Data::Bf16(data) => bytemuck::cast_slice(&data[element..]),
             Data::Int8(codes, _) => bytemuck::cast_slice(&codes[element..]),
+            Data::Int6(codes, _) => &codes[element / 4 * 3..],
             Data::Int4(codes, _) => &codes[element / 2..],
         }
     }
@@ -233,6 +253,11 @@ impl Matrix {
             Data::Int8(codes, scales) => out.for_each(|(col, out)| {
                 let scale = scales.block(layout, row, col / BLOCK);
                 *out = f32::from(codes[layout.eight(row, col)]) * scale;
+            }),
+            Data::Int6(bytes, scales) => out.for_each(|(col, out)| {
+                let [(low, low_shift), (high, high_shift)] = layout.six(row, col);
+                let code = bytes[low] >> low_shift & 15 | (bytes[high] >> high_shift & 3) << 4;
+                *out = (f32::from(code) - 32.0) * scales.block(layout, row, col / BLOCK);
             }),
             Data::Int4(bytes, scales) => out.for_each(|(col, out)| {
                 let (index, shift) = layout.four(row, col);
@@ -315,6 +340,16 @@ mod tests {
                 2 * index + shift as usize / 4
             });
             places(&|row, col| layout.scale(row, col, 96));
+            // In pairs of bits: two of the low ones, and the high one.
+            let mut pairs: Vec<_> = all()
+                .flat_map(|(row, col)| {
+                    let [(low, low_shift), (high, high_shift)] = layout.six(row, col);
+                    let pair = |byte: usize, shift: u32| 4 * byte + shift as usize / 2;
+                    [pair(low, low_shift), pair(low, low_shift + 2), pair(high, high_shift)]
+                })
+                .collect();
+            pairs.sort_unstable();
+            assert_eq!(pairs, (0..3 * width * 96 * 3).collect::<Vec<_>>());
         }
     }
 }

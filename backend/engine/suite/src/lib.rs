@@ -61,6 +61,7 @@ pub trait Machine: Sized {
             Format::F16 => 0.002,
             Format::Bf16 => 0.02,
             Format::Int8 | Format::Int8Group(_) => 0.04,
+            Format::Int6Group(_) => 0.12,
             Format::Int4Group(_) => 0.5,
         }
     }

@@ -129,6 +129,55 @@ impl Panel for Avx2 {
     }
 
     #[inline(always)]
+    fn dot6<const A: usize>(
+        self,
+        codes: &[[[u8; 4]; LANES]],
+        x: [&ActivationBlock; A],
+    ) -> [__m256i; A] {
+        // Σ (w − 32) x = Σ w x − 32 Σ x with unsigned w. A pair sums to at most 2 · 63 · 127, so two fit in
+        // 16 bits, but not three. Shifts by 16 bits bring nothing from another byte under the masks.
+        let mut sums = with!(self, [_mm256_setzero_si256(); A]);
+        for a in 0..A {
+            sums[a] = with!(self, _mm256_set1_epi32(-32 * x[a].sum));
+        }
+        let (parities, _) = codes.as_chunks::<3>();
+        for (parity, [even, odd, high]) in parities.iter().enumerate() {
+            let weights = with!(self, {
+                let even = _mm256_loadu_si256(even.as_ptr().cast());
+                let odd = _mm256_loadu_si256(odd.as_ptr().cast());
+                let high = _mm256_loadu_si256(high.as_ptr().cast());
+                let (low_mask, high_mask) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+                let lows = [even, odd, _mm256_srli_epi16::<4>(even), _mm256_srli_epi16::<4>(odd)];
+                let highs = [
+                    _mm256_slli_epi16::<4>(high),
+                    _mm256_slli_epi16::<2>(high),
+                    high,
+                    _mm256_srli_epi16::<2>(high),
+                ];
+                let mut weights = lows;
+                for i in 0..4 {
+                    let low = _mm256_and_si256(lows[i], low_mask);
+                    weights[i] = _mm256_or_si256(low, _mm256_and_si256(highs[i], high_mask));
+                }
+                weights
+            });
+            for a in 0..A {
+                for half in 0..2 {
+                    let quad = parity + 4 * half;
+                    let (first, second) = (self.quad(x[a], quad), self.quad(x[a], quad + 2));
+                    sums[a] = with!(self, {
+                        let first = _mm256_maddubs_epi16(weights[2 * half], first);
+                        let second = _mm256_maddubs_epi16(weights[2 * half + 1], second);
+                        let pairs = _mm256_add_epi16(first, second);
+                        _mm256_add_epi32(sums[a], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                    });
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
     fn dot4<const A: usize>(
         self,
         codes: &[[[u8; 4]; LANES]],
