@@ -47,7 +47,7 @@ enum Bench {
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
     Triton(options::Options),
     /// What the monitor, a rewind and each policy cost on a CPU; writes docs/benchmarks/monitor.md
-    Monitor(options::Options),
+    Monitor(monitor::Options),
     /// Instructions of a pass on a CPU, against those it took before
     Instructions(instructions::Options),
     /// The CPU engine's tests in Miri: AVX-512 on any machine, races between threads, 64-bit ARM

@@ -22,8 +22,8 @@ use self::pairs::{Between, Line};
 use self::sides::{Files, Sides};
 use self::work::{Cell, Task};
 use super::options::{self, Options};
-use super::revision;
 use super::spread::Spread;
+use super::{remarks, revision};
 use crate::process;
 use crate::progress::brief;
 use crate::project::Project;
@@ -173,7 +173,7 @@ impl Run {
         let samples = out.with_extension("json");
         fs::write(&samples, format!("{:#}\n", self.samples()))
             .with_context(|| format!("cannot write {}", samples.display()))?;
-        options::write(out, |remarks| document::write(self, remarks, &file_name(&picture)))
+        options::write(out, |old| document::write(self, remarks::of(old), &file_name(&picture)))
     }
 
     fn samples(&self) -> Value {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::remarks;
 use crate::project::Project;
 
 /// Rounds of a whole run.
@@ -54,12 +53,11 @@ impl Options {
     }
 }
 
-/// Writes a document anew, but for its remarks: `text` is told what they were.
+/// Writes a document anew; `text` is told what it was.
 ///
 /// # Errors
 /// The file cannot be written.
 pub(super) fn write(out: &Path, text: impl FnOnce(&str) -> String) -> Result<()> {
     let before = fs::read_to_string(out).unwrap_or_default();
-    fs::write(out, text(remarks::of(&before)))
-        .with_context(|| format!("cannot write {}", out.display()))
+    fs::write(out, text(&before)).with_context(|| format!("cannot write {}", out.display()))
 }

@@ -20,7 +20,7 @@ use self::bare::Bare;
 use self::cores::Cores;
 use self::sides::{Client, Clients, Load, Round, Variant};
 use super::options::{self, Options};
-use super::revision;
+use super::{remarks, revision};
 use crate::interrupt;
 use crate::process;
 use crate::progress::brief;
@@ -129,7 +129,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
     let bench = Bench { project, options, tools: &tools, assembly: &assembly, analyzer, requests };
     let run = bench.run(cores)?;
-    options::write(&out, |remarks| document::write(&run, remarks))?;
+    options::write(&out, |old| document::write(&run, remarks::of(old)))?;
     println!("{} is written ({}).", out.display(), brief(started.elapsed()));
     Ok(())
 }
