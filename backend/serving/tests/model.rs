@@ -104,7 +104,11 @@ fn devices_that_are_not_there_are_errors_and_auto_serves_anyway() {
     let (model, _) = with(Device::Cpu).unwrap();
     assert_eq!(model.processor(), Processor::Cpu);
     let memory = model.memory();
-    assert_eq!(memory.host, memory.draft + memory.shadow - memory.shared + memory.kv);
+    assert_eq!(memory.host, memory.parts().iter().map(|(_, bytes)| bytes).sum::<u64>());
+    assert_eq!(
+        memory.host - memory.buffers,
+        memory.draft + memory.shadow - memory.shared + memory.kv
+    );
     assert_eq!(memory.gpu, 0);
     let lines = model.describe();
     assert!(lines.contains(&("device".into(), "cpu".into())), "{lines:?}");
