@@ -16,7 +16,7 @@ struct Matrix {
     uint32_t interleave;          // 1: tiles of two matrices alternate (gate, up); `rows` counts both
 };
 
-enum Format : uint32_t { FORMAT_F32, FORMAT_F16, FORMAT_BF16, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_INT4_GROUP };
+enum Format : uint32_t { FORMAT_F32, FORMAT_F16, FORMAT_BF16, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_INT4_GROUP, FORMAT_FP8 };
 
 // One row of a pass.
 struct Row {

@@ -80,3 +80,7 @@ KERNEL(head_int8_group_64, HeadArguments, PRODUCT_THREADS, 1) { head<Int8Group, 
 KERNEL(head_int4_group_8, HeadArguments, PRODUCT_THREADS, 2) { head<Int4Group, 1>(arguments); }
 KERNEL(head_int4_group_16, HeadArguments, PRODUCT_THREADS, 2) { head<Int4Group, 2>(arguments); }
 KERNEL(head_int4_group_64, HeadArguments, PRODUCT_THREADS, 1) { head<Int4Group, 8>(arguments); }
+
+KERNEL(head_fp8_8, HeadArguments, PRODUCT_THREADS, 2) { head<Fp8Row, 1>(arguments); }
+KERNEL(head_fp8_16, HeadArguments, PRODUCT_THREADS, 2) { head<Fp8Row, 2>(arguments); }
+KERNEL(head_fp8_64, HeadArguments, PRODUCT_THREADS, 1) { head<Fp8Row, 8>(arguments); }

@@ -21,6 +21,7 @@
 // | --- | --- | --- | --- |
 // | int4 | 16×64 | word 2·block + step, nibble i + 4·(input & 1), code + 8 | lop3 into 1024 + code, subtract |
 // | int8 | 16×32 | word 2·step + pair, byte 2·half + (input & 1), code + 128 | prmt into 1024 + code, subtract |
+// | fp8 | 16×32 | as int8, the code | prmt, sign and the rest in place, · 2⁸ |
 // | f16, bf16 | 16×16 | word 2·step + pair, halfword `half` | to f32, whose bits are a tf32 |
 // | f32 | 16×16, two loads | quad `step`, word i | split in three tf32 |
 //
@@ -165,6 +166,32 @@ struct Int8Group : Int8Row {
     static constexpr Scales SCALES = Scales::GROUP;
 };
 
+struct Fp8Row : Int8Row {
+    // As f16 an E4M3 code is 2⁸ times too small, the difference of the biases; the product is exact, of subnormals too.
+    static constexpr uint32_t BIAS = 0x5c00; // 2⁸
+
+    DEVICE static uint32_t placed(uint32_t high_bytes) {
+        return (high_bytes & 0x80008000) | (high_bytes & 0x7f007f00) >> 1;
+    }
+
+    DEVICE static Weights decode(const Quad (&codes)[QUADS], unsigned) {
+        Weights weights;
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            const uint32_t word = codes[0].word[i];
+            weights.step[i / 2][i % 2 * 2] = scaled(permute_bytes(word, 0, 0x1404));
+            weights.step[i / 2][i % 2 * 2 + 1] = scaled(permute_bytes(word, 0, 0x3424));
+        }
+        return weights;
+    }
+
+  private:
+    // Plus −0, which keeps the sign of zeros.
+    DEVICE static uint32_t scaled(uint32_t high_bytes) {
+        return fma_f16x2(placed(high_bytes), BIAS << 16 | BIAS, 0x80008000);
+    }
+};
+
 struct Bf16Weights : FloatBlock<1> {
     static constexpr unsigned BLOCKS = 1;
     static constexpr unsigned QUADS = 1;
@@ -242,10 +269,11 @@ DEVICE float weight_at(const Matrix &matrix, unsigned row, unsigned col) {
         const unsigned place = row % 8 * 4 + tile * 2 + half;
         return to_f32(matrix.scales.load_as<F16>((panel * count + col / matrix.group) * GROUP_BYTES + place * 2));
     };
-    auto int8 = [&] {
+    auto byte = [&] {
         const unsigned input = col % 8;
-        return float(int(matrix.codes.load(start(32, 1, 8) + input / 2 * 4 + half * 2 + input % 2)) - 128);
+        return matrix.codes.load(start(32, 1, 8) + input / 2 * 4 + half * 2 + input % 2);
     };
+    auto int8 = [&] { return float(int(byte()) - 128); };
     switch (matrix.format) {
     case FORMAT_F32:
         return matrix.codes.load_as<float>(start(16, 2, 4) + col % 4 / 2 * QUAD_BYTES + col % 2 * 8 + half * 4);
@@ -255,6 +283,10 @@ DEVICE float weight_at(const Matrix &matrix, unsigned row, unsigned col) {
         return to_f32(matrix.codes.load_as<Bf16>(start(16, 1, 4) + col % 4 * 4 + half * 2));
     case FORMAT_INT8:
         return int8() * matrix.scales.load_as<float>(row * sizeof(float));
+    case FORMAT_FP8: {
+        const float code = to_f32(F16{uint16_t(Fp8Row::placed(uint32_t(byte()) << 8))});
+        return code * 256.0f * matrix.scales.load_as<float>(row * sizeof(float));
+    }
     case FORMAT_INT8_GROUP:
         return int8() * group_scale(groups<Int8Group>(matrix));
     default: {

@@ -55,3 +55,7 @@ KERNEL(product_int8_group_64, ProductArguments, PRODUCT_THREADS, 1) { product<In
 KERNEL(product_int4_group_8, ProductArguments, PRODUCT_THREADS, 2) { product<Int4Group, 1>(arguments); }
 KERNEL(product_int4_group_16, ProductArguments, PRODUCT_THREADS, 2) { product<Int4Group, 2>(arguments); }
 KERNEL(product_int4_group_64, ProductArguments, PRODUCT_THREADS, 1) { product<Int4Group, 8>(arguments); }
+
+KERNEL(product_fp8_8, ProductArguments, PRODUCT_THREADS, 2) { product<Fp8Row, 1>(arguments); }
+KERNEL(product_fp8_16, ProductArguments, PRODUCT_THREADS, 2) { product<Fp8Row, 2>(arguments); }
+KERNEL(product_fp8_64, ProductArguments, PRODUCT_THREADS, 1) { product<Fp8Row, 8>(arguments); }

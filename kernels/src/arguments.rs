@@ -55,6 +55,8 @@ pub const FORMAT_INT8: u32 = 3;
 pub const FORMAT_INT8_GROUP: u32 = 4;
 /// FORMAT_INT4_GROUP
 pub const FORMAT_INT4_GROUP: u32 = 5;
+/// FORMAT_FP8
+pub const FORMAT_FP8: u32 = 6;
 
 /// One row of a pass.
 #[repr(C)]

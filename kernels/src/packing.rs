@@ -14,10 +14,10 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rewind_formats::{Format, Packed, Scales};
+use rewind_formats::{Format, Packed, Scales, e4m3};
 
 use crate::arguments::{
-    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_INT4_GROUP, FORMAT_INT8,
+    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT4_GROUP, FORMAT_INT8,
     FORMAT_INT8_GROUP, Matrix,
 };
 
@@ -195,7 +195,9 @@ impl<'a> Packing<'a> {
         match self.layout.kind {
             Kind::F32 => pack_units::<64>(&rows, 0, out, encode_f32),
             Kind::F16 | Kind::Bf16 => pack_units::<32>(&rows, 0, out, encode_16),
-            Kind::Int8 | Kind::Int8Group(_) => pack_units::<32>(&rows, 0, out, encode_8),
+            // Code + 128.
+            Kind::Int8 | Kind::Int8Group(_) => pack_units::<32>(&rows, 0, out, encode_8::<0x80>),
+            Kind::Fp8 => pack_units::<32>(&rows, 0, out, encode_8::<0>),
             Kind::Int4Group(_) => pack_units::<32>(&rows, ZERO_NIBBLES, out, encode_4),
         }
     }
@@ -279,9 +281,11 @@ impl Tiles {
             (2 * unit + tile) * self.layout.unit_bytes() / 2 + (4 * group + col / stretch % 4) * 16
         };
         let bytes = |at: usize| [self.codes[at], self.codes[at + 1]];
-        let int8 = || {
-            let at = start(8) + col % 8 / 2 * 4 + half * 2 + col % 2;
-            f32::from(i16::from(self.codes[at]) - 128)
+        let byte = || self.codes[start(8) + col % 8 / 2 * 4 + half * 2 + col % 2];
+        let int8 = || f32::from(i16::from(byte()) - 128);
+        let row_scale = || {
+            let [a, b, c, d] = std::array::from_fn(|i| self.scales[4 * row + i]);
+            f32::from_le_bytes([a, b, c, d])
         };
         let group_scale = |len: usize| {
             let at = (panel * self.layout.groups(len) + col / len) * PANEL_ROWS;
@@ -296,10 +300,8 @@ impl Tiles {
             }
             Kind::F16 => f16::from_le_bytes(bytes(start(4) + col % 4 * 4 + half * 2)).to_f32(),
             Kind::Bf16 => bf16::from_le_bytes(bytes(start(4) + col % 4 * 4 + half * 2)).to_f32(),
-            Kind::Int8 => {
-                let scale = &self.scales[4 * row..][..4];
-                int8() * f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]])
-            }
+            Kind::Int8 => int8() * row_scale(),
+            Kind::Fp8 => e4m3::value(byte()) * row_scale(),
             Kind::Int8Group(len) => int8() * group_scale(len),
             Kind::Int4Group(len) => {
                 let word = start(8) + col % 64 / 32 * 8 + col % 8 / 4 * 4;
@@ -328,6 +330,7 @@ enum Kind {
     Int8,
     Int8Group(usize),
     Int4Group(usize),
+    Fp8,
 }
 
 impl Kind {
@@ -336,6 +339,7 @@ impl Kind {
             Format::F16 => Self::F16,
             Format::Bf16 => Self::Bf16,
             Format::Int8 => Self::Int8,
+            Format::Fp8 => Self::Fp8,
             // No kernel reads 6-bit codes yet: they take a byte.
             Format::Int8Group(group) | Format::Int6Group(group) => Self::Int8Group(group.len()),
             Format::Int4Group(group) => Self::Int4Group(group.len()),
@@ -345,7 +349,7 @@ impl Kind {
     fn unit_inputs(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 16,
-            Self::Int8 | Self::Int8Group(_) => 32,
+            Self::Int8 | Self::Int8Group(_) | Self::Fp8 => 32,
             Self::Int4Group(_) => 64,
         }
     }
@@ -353,7 +357,7 @@ impl Kind {
     fn group(self) -> usize {
         match self {
             Self::Int8Group(len) | Self::Int4Group(len) => len,
-            Self::F32 | Self::F16 | Self::Bf16 | Self::Int8 => 0,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Int8 | Self::Fp8 => 0,
         }
     }
 
@@ -365,6 +369,7 @@ impl Kind {
             Self::Int8 => FORMAT_INT8,
             Self::Int8Group(_) => FORMAT_INT8_GROUP,
             Self::Int4Group(_) => FORMAT_INT4_GROUP,
+            Self::Fp8 => FORMAT_FP8,
         }
     }
 }
@@ -401,7 +406,7 @@ impl Layout {
     fn panel_scales(&self) -> usize {
         match self.kind {
             Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
-            Kind::Int8 => PANEL_ROWS * size_of::<f32>(),
+            Kind::Int8 | Kind::Fp8 => PANEL_ROWS * size_of::<f32>(),
             Kind::Int8Group(len) | Kind::Int4Group(len) => {
                 self.groups(len) * PANEL_ROWS * size_of::<f16>()
             }
@@ -545,12 +550,12 @@ fn encode_16(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
     }
 }
 
-fn encode_8(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
+/// With some bits of each code turned over.
+fn encode_8<const FLIP: u8>(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
     let pairs = low.as_chunks::<2>().0.iter().zip(high.as_chunks::<2>().0);
     for (i, (&low, &high)) in pairs.enumerate() {
         let word = u32::from(u16::from_le_bytes(low)) | u32::from(u16::from_le_bytes(high)) << 16;
-        // Code + 128.
-        put(out, start + 4 * i, word ^ 0x8080_8080);
+        put(out, start + 4 * i, word ^ u32::from_le_bytes([FLIP; 4]));
     }
 }
 

@@ -15,13 +15,14 @@ pub const THREADS: u32 = 256;
 pub const OUTPUTS: u32 = PANEL_ROWS as u32;
 
 /// The kernels: by format, then by the rows of a block.
-const KERNELS: [[&str; 3]; 6] = [
+const KERNELS: [[&str; 3]; 7] = [
     ["product_f32_8", "product_f32_16", "product_f32_64"],
     ["product_f16_8", "product_f16_16", "product_f16_64"],
     ["product_bf16_8", "product_bf16_16", "product_bf16_64"],
     ["product_int8_8", "product_int8_16", "product_int8_64"],
     ["product_int8_group_8", "product_int8_group_16", "product_int8_group_64"],
     ["product_int4_group_8", "product_int4_group_16", "product_int4_group_64"],
+    ["product_fp8_8", "product_fp8_16", "product_fp8_64"],
 ];
 
 /// Rows that a block takes, by size.

@@ -10,13 +10,14 @@ use crate::geometry::Geometry;
 use crate::product;
 
 /// The LM head's kernels: by format, then by the rows of a block.
-const HEADS: [[&str; 3]; 6] = [
+const HEADS: [[&str; 3]; 7] = [
     ["head_f32_8", "head_f32_16", "head_f32_64"],
     ["head_f16_8", "head_f16_16", "head_f16_64"],
     ["head_bf16_8", "head_bf16_16", "head_bf16_64"],
     ["head_int8_8", "head_int8_16", "head_int8_64"],
     ["head_int8_group_8", "head_int8_group_16", "head_int8_group_64"],
     ["head_int4_group_8", "head_int4_group_16", "head_int4_group_64"],
+    ["head_fp8_8", "head_fp8_16", "head_fp8_64"],
 ];
 
 /// Threads of a block of `finish`.

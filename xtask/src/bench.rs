@@ -85,6 +85,7 @@ const PERPLEXITY: Recipe = Recipe {
     commands: &[
         &["perplexity", "--text", TEXT, "--weights", "shadow"],
         &["perplexity", "--text", TEXT, "--weights", "int8"],
+        &["perplexity", "--text", TEXT, "--weights", "fp8"],
         &["perplexity", "--text", TEXT, "--weights", "int6-g64"],
         &["perplexity", "--text", TEXT, "--weights", "int4-g32"],
     ],

@@ -6,7 +6,7 @@
 //!
 //! | sum | order |
 //! | --- | --- |
-//! | float dot product | runs of [`RUN`] elements, each a sum in ascending order by fused multiply-add; the runs are added in ascending order |
+//! | float dot product | runs of [`RUN`] elements, each a sum in ascending order by fused multiply-add; the runs are added in ascending order; the scale of a row of E4M3FN comes last |
 //! | integer dot product | block after block of 32: the exact integer sum of the block, times (weight scale · activation scale), by fused multiply-add |
 //! | sum of squares | 16 lanes, lane j takes the elements j, j + 16, … by fused multiply-add; lanes j and j + 8 are added; then [`tree`] |
 //! | attention | [`crate::attention`] |

@@ -11,7 +11,8 @@ use std::error::Error;
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorName};
 use rewind_formats::Format;
 use rewind_kernels::arguments::{
-    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_INT8, FORMAT_INT8_GROUP, Matrix,
+    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT8, FORMAT_INT8_GROUP,
+    Matrix,
 };
 use rewind_kernels::packing::Order;
 use rewind_kernels::{Device, DeviceError, Fill, HostMemory, Memory};
@@ -309,6 +310,7 @@ fn format_name(matrix: &Matrix) -> String {
         FORMAT_F16 => Format::F16.to_string(),
         FORMAT_BF16 => Format::Bf16.to_string(),
         FORMAT_INT8 => Format::Int8.to_string(),
+        FORMAT_FP8 => Format::Fp8.to_string(),
         FORMAT_INT8_GROUP => format!("int8-g{}", matrix.group),
         _ => format!("int4-g{}", matrix.group),
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Names that [`Format::from_str`] accepts, for error messages and help texts.
-pub const FORMAT_NAMES: &str = "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int6-g32, int6-g64, int6-g128, int4-g32, int4-g64, int4-g128";
+pub const FORMAT_NAMES: &str = "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int6-g32, int6-g64, int6-g128, int4-g32, int4-g64, int4-g128, fp8";
 
 /// Number of neighbouring weights of a row that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,28 +53,38 @@ pub enum Format {
     Int6Group(Group),
     /// Signed 4-bit codes in -8..=7 with one f16 scale per group, symmetric (no zero point).
     Int4Group(Group),
+    /// 8-bit floats E4M3FN with one f32 scale per row.
+    Fp8,
 }
 
 impl Format {
-    /// Whether weights are integer codes times a scale.
+    /// Whether weights are integer codes times a scale: those that kernels multiply with 8-bit activations
+    /// on a CPU.
     pub const fn is_integer(self) -> bool {
         match self {
-            Self::F16 | Self::Bf16 => false,
+            Self::F16 | Self::Bf16 | Self::Fp8 => false,
             Self::Int8 | Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => true,
         }
     }
 
-    /// The format of embedding and LM head where this one is the draft's: eight bits for integer drafts,
+    /// The format of embedding and LM head where this one is the draft's: `int8-g32` for all below 16 bits,
     /// since errors there reach the logits directly, and the same otherwise.
     pub const fn ends(self) -> Self {
-        if self.is_integer() { Self::Int8Group(Group::G32) } else { self }
+        match self {
+            Self::F16 | Self::Bf16 => self,
+            Self::Int8
+            | Self::Int8Group(_)
+            | Self::Int6Group(_)
+            | Self::Int4Group(_)
+            | Self::Fp8 => Self::Int8Group(Group::G32),
+        }
     }
 
     /// Width of one code in bits: 16, 8, 6 or 4.
     pub const fn code_bits(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 16,
-            Self::Int8 | Self::Int8Group(_) => 8,
+            Self::Int8 | Self::Int8Group(_) | Self::Fp8 => 8,
             Self::Int6Group(_) => 6,
             Self::Int4Group(_) => 4,
         }
@@ -83,7 +93,7 @@ impl Format {
     /// The group that shares a scale; `None` for floats and for one scale per row.
     pub const fn group(self) -> Option<Group> {
         match self {
-            Self::F16 | Self::Bf16 | Self::Int8 => None,
+            Self::F16 | Self::Bf16 | Self::Int8 | Self::Fp8 => None,
             Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => Some(group),
         }
     }
@@ -93,7 +103,7 @@ impl Format {
     pub const fn group_len(self, cols: usize) -> Option<usize> {
         match self {
             Self::F16 | Self::Bf16 => None,
-            Self::Int8 => Some(cols),
+            Self::Int8 | Self::Fp8 => Some(cols),
             Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
                 Some(group.len())
             }
@@ -104,7 +114,7 @@ impl Format {
     pub const fn scales_per_row(self, cols: usize) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 0,
-            Self::Int8 => 1,
+            Self::Int8 | Self::Fp8 => 1,
             Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
                 cols.div_ceil(group.len())
             }
@@ -117,7 +127,7 @@ impl Format {
     pub fn row_code_bytes(self, cols: usize) -> Option<usize> {
         match self {
             Self::F16 | Self::Bf16 => cols.checked_mul(2),
-            Self::Int8 | Self::Int8Group(_) => Some(cols),
+            Self::Int8 | Self::Int8Group(_) | Self::Fp8 => Some(cols),
             // Four codes take three bytes.
             Self::Int6Group(_) => Some(cols / 4 * 3 + cols % 4),
             Self::Int4Group(_) => Some(cols.div_ceil(2)),
@@ -128,7 +138,7 @@ impl Format {
     pub const fn scale_bytes(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 0,
-            Self::Int8 => 4,
+            Self::Int8 | Self::Fp8 => 4,
             Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => 2,
         }
     }
@@ -149,6 +159,7 @@ impl fmt::Display for Format {
             Self::F16 => f.pad("f16"),
             Self::Bf16 => f.pad("bf16"),
             Self::Int8 => f.pad("int8"),
+            Self::Fp8 => f.pad("fp8"),
             Self::Int8Group(group) => f.pad(&format!("int8-g{}", group.len())),
             Self::Int6Group(group) => f.pad(&format!("int6-g{}", group.len())),
             Self::Int4Group(group) => f.pad(&format!("int4-g{}", group.len())),
@@ -164,6 +175,7 @@ impl FromStr for Format {
             "f16" => return Ok(Self::F16),
             "bf16" => return Ok(Self::Bf16),
             "int8" => return Ok(Self::Int8),
+            "fp8" => return Ok(Self::Fp8),
             _ => {}
         }
         let grouped = |prefix: &str| name.strip_prefix(prefix).and_then(Group::from_suffix);
@@ -176,9 +188,7 @@ impl FromStr for Format {
         if let Some(group) = grouped("int4-g") {
             return Ok(Self::Int4Group(group));
         }
-        let planned = matches!(name, "nf4" | "fp8")
-            || grouped("int4a-g").is_some()
-            || name.starts_with("plan:");
+        let planned = name == "nf4" || grouped("int4a-g").is_some() || name.starts_with("plan:");
         let name = name.to_owned();
         Err(if planned { FormatError::NotYet { name } } else { FormatError::Unknown { name } })
     }
@@ -212,6 +222,7 @@ mod tests {
         all.extend(GROUPS.map(Format::Int8Group));
         all.extend(GROUPS.map(Format::Int6Group));
         all.extend(GROUPS.map(Format::Int4Group));
+        all.push(Format::Fp8);
         all
     }
 
@@ -227,7 +238,7 @@ mod tests {
 
     #[test]
     fn formats_of_later_versions_say_so() {
-        for name in ["nf4", "fp8", "int4a-g32", "plan:mixed.toml"] {
+        for name in ["nf4", "int4a-g32", "plan:mixed.toml"] {
             let error = name.parse::<Format>().unwrap_err();
             assert_eq!(error, FormatError::NotYet { name: name.to_owned() });
             assert!(error.to_string().contains("int4-g32"), "{error}");
@@ -243,13 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn integer_drafts_have_ends_of_eight_bits() {
+    fn drafts_below_sixteen_bits_have_ends_of_eight() {
         for format in all() {
             let ends = format.ends();
             assert_eq!(ends.ends(), ends);
-            assert!(ends == format || ends.to_string() == "int8-g32" && format.is_integer());
+            let expected =
+                if format.code_bits() == 16 { format.to_string() } else { "int8-g32".into() };
+            assert_eq!(ends.to_string(), expected);
         }
-        assert_eq!((Format::F16.ends(), Format::Int8.ends().code_bits()), (Format::F16, 8));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod e4m3;
 mod format;
 mod packed;
 mod scale;

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::scale::{self, CodeRange, ScaleType};
-use crate::{Format, Group};
+use crate::{Format, Group, e4m3};
 
 /// Scales of a packed matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub enum Scales {
 /// A matrix of weights in the canonical layout of its [`Format`].
 ///
 /// Codes are row-major and every row starts at a byte boundary. 16-bit floats are two bytes, little
-/// endian; 8-bit codes one byte, two's complement. Two 4-bit codes share a byte: element 2i sits in
+/// endian; 8-bit codes one byte, two's complement, or E4M3FN. Two 4-bit codes share a byte: element 2i sits in
 /// the low nibble, 2i + 1 in the high one, each as code + 8; the spare nibble of an odd row holds
 /// code 0. Four 6-bit codes share three bytes: as code + 32, element 4i + j takes the bits 6j .. 6j + 6
 /// of a little-endian number; the last number of a row ends with the byte of its last code. A weight's exact value is its code times its scale, rounded once to f32. Scales may be
@@ -70,6 +70,7 @@ impl Packed {
                 codes.extend(weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()));
                 Scales::None
             }
+            Format::Fp8 => Scales::PerRow(quantize_e4m3(cols, weights, &mut codes)),
             Format::Int8 => Scales::PerRow(quantize_8_bit(cols, cols, weights, &mut codes)),
             Format::Int8Group(group) => {
                 Scales::PerGroup(quantize_8_bit(cols, group.len(), weights, &mut codes))
@@ -133,7 +134,9 @@ impl Packed {
         assert!(col < self.cols, "column {col} of {}", self.cols);
         let codes = self.row_codes(row);
         match self.format {
-            Format::F16 | Format::Bf16 => panic!("{} has no integer codes", self.format),
+            Format::F16 | Format::Bf16 | Format::Fp8 => {
+                panic!("{} has no integer codes", self.format)
+            }
             Format::Int8 | Format::Int8Group(_) => codes[col] as i8,
             Format::Int6Group(_) => {
                 let (byte, shift) = (col / 4 * 3 + col % 4 * 6 / 8, col % 4 * 6 % 8);
@@ -183,6 +186,7 @@ impl Packed {
         match self.format {
             Format::F16 => f16::from_le_bytes(two_bytes()).to_f32(),
             Format::Bf16 => bf16::from_le_bytes(two_bytes()).to_f32(),
+            Format::Fp8 => e4m3::value(self.row_codes(row)[col]) * self.scale(row, col),
             Format::Int8 | Format::Int8Group(_) | Format::Int6Group(_) | Format::Int4Group(_) => {
                 f32::from(self.code(row, col)) * self.scale(row, col)
             }
@@ -265,6 +269,8 @@ fn limit(format: Format) -> f32 {
         Format::F16 => f16::MAX.to_f32(),
         Format::Bf16 => bf16::MAX.to_f32(),
         Format::Int8 => <f32 as ScaleType>::MAX * scale::INT8.high,
+        // So that the largest number times the largest scale that is tried stays finite.
+        Format::Fp8 => f32::MAX / 2.0,
         Format::Int8Group(_) => <f16 as ScaleType>::MAX * scale::INT8.high,
         Format::Int6Group(_) => <f16 as ScaleType>::MAX * scale::INT6.high,
         Format::Int4Group(_) => <f16 as ScaleType>::MAX * scale::INT4.high,
@@ -317,6 +323,16 @@ fn quantize_8_bit<T: ScaleType>(
     quantize_rows(cols, group, scale::INT8, weights, |row| {
         out.extend(row.iter().map(|&code| code as u8));
     })
+}
+
+fn quantize_e4m3(cols: usize, weights: &[f32], out: &mut Vec<u8>) -> Box<[f32]> {
+    let row = |row: &[f32]| {
+        let scale = scale::search_e4m3(row);
+        let code = |w: &f32| e4m3::code(e4m3::round(if *w == 0.0 { 0.0 } else { w / scale }));
+        out.extend(row.iter().map(code));
+        scale
+    };
+    weights.chunks_exact(cols).map(row).collect()
 }
 
 fn quantize_6_bit(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>) -> Box<[f16]> {

@@ -11,6 +11,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::e4m3;
+
 /// The codes of a symmetric integer format.
 #[derive(Clone, Copy)]
 pub(crate) struct CodeRange {
@@ -128,6 +130,27 @@ pub(crate) fn search<T: ScaleType>(weights: &[f32], range: CodeRange) -> T {
     }
     // One that the type holds exactly.
     T::nearest(best.scale)
+}
+
+/// What the largest magnitude of a row may become in E4M3FN: unclipped, at other places between two powers of
+/// two, and a little clipped.
+const E4M3_LARGEST: [f32; 8] = [448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 480.0];
+
+/// The scale for a row of [`e4m3`] numbers, by the same measure. Zero only if every code is best zero.
+///
+/// Floats keep their relative error whatever the scale, so what a scale changes is where neighbours lie.
+pub(crate) fn search_e4m3(weights: &[f32]) -> f32 {
+    let largest = largest(weights);
+    // Where squares overflow, what clips nothing stays.
+    let mut best = Candidate { scale: largest / e4m3::MAX, error: f32::INFINITY };
+    for scale in E4M3_LARGEST.map(|number| largest / number).into_iter().filter(|&s| s > 0.0) {
+        let [error, _] = sum_lanes(weights, |w| {
+            let error = w - e4m3::round(w / scale) * scale;
+            [error * error, 0.0]
+        });
+        best.consider(scale, error);
+    }
+    best.scale
 }
 
 /// Writes the codes of `weights`: the nearest ones, ties to even, saturating. `scale` may be zero.

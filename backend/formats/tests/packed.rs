@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use rewind_formats::{Format, Group, PackError, Packed, Scales};
+use rewind_formats::{Format, Group, PackError, Packed, Scales, e4m3};
 
-const FORMATS: [Format; 12] = [
+const FORMATS: [Format; 13] = [
     Format::F16,
     Format::Bf16,
     Format::Int8,
@@ -17,6 +17,7 @@ const FORMATS: [Format; 12] = [
     Format::Int4Group(Group::G32),
     Format::Int4Group(Group::G64),
     Format::Int4Group(Group::G128),
+    Format::Fp8,
 ];
 
 fn code_range(format: Format) -> (i32, i32) {
@@ -88,6 +89,39 @@ fn check_integer(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> 
     Ok(())
 }
 
+/// Every number is a nearest one to its weight given the scale, and no row is worse than with the plain
+/// scale that clips nothing.
+fn check_e4m3(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
+    let mut numbers: Vec<f64> = e4m3::table().into_iter().map(f64::from).collect();
+    numbers.retain(|number| !number.is_nan());
+    let least = |w: f64, scale: f64| {
+        let off = numbers.iter().map(|number| (w - number * scale).abs());
+        off.fold(f64::INFINITY, f64::min)
+    };
+    let rows = weights.chunks_exact(packed.cols()).enumerate();
+    for (row, weights) in rows {
+        let (scale, mut error, mut plain_error) = (packed.scale(row, 0), 0.0, 0.0);
+        let largest = weights.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
+        let plain = f64::from(largest / e4m3::MAX);
+        for (col, &w) in weights.iter().enumerate() {
+            let code = packed.row_codes(row)[col];
+            prop_assert_eq!(packed.value(row, col), e4m3::value(code) * scale);
+            let w = f64::from(w);
+            let off = (w - f64::from(packed.value(row, col))).abs();
+            // Dividing in f32 may settle a tie either way; below, numbers are subnormal in f32.
+            let tie = w.abs() * 1e-6 + 1e-44;
+            prop_assert!(off <= least(w, f64::from(scale)) + tie, "{w}, scale {scale}");
+            error += off * off;
+            plain_error += least(w, plain).powi(2);
+        }
+        prop_assert!(
+            error <= plain_error * 1.0001 + 1e-30 * f64::from(largest).max(1.0),
+            "{error} against {plain_error}"
+        );
+    }
+    Ok(())
+}
+
 fn check(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<(), TestCaseError> {
     let packed = Packed::quantize(format, rows, cols, weights).unwrap();
     prop_assert_eq!((packed.format(), packed.rows(), packed.cols()), (format, rows, cols));
@@ -104,6 +138,7 @@ fn check(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<()
             let expected: Vec<_> = weights.iter().map(|&w| bf16::from_f32(w).to_f32()).collect();
             prop_assert_eq!(dequantize(&packed), expected);
         }
+        Format::Fp8 => check_e4m3(&packed, weights)?,
         _ => check_integer(&packed, weights)?,
     }
     Ok(())
@@ -213,6 +248,7 @@ fn extremes_of_each_format_are_taken_and_what_lies_beyond_is_not() {
         (Format::Int8Group(Group::G32), 65504.0 * 127.0),
         (Format::Int6Group(Group::G128), 65504.0 * 31.0),
         (Format::Int4Group(Group::G64), 65504.0 * 7.0),
+        (Format::Fp8, f32::MAX / 2.0),
     ] {
         let packed = Packed::quantize(format, 1, 3, &[limit, -limit, 0.0]).unwrap();
         for (x, w) in dequantize(&packed).iter().zip([limit, -limit, 0.0]) {

@@ -223,7 +223,7 @@ impl Inputs {
     fn random(rows: usize, weights: &Weights, random: &mut Random) -> Self {
         // Scaled so that logits are spread as a model's are.
         let values = random.normals(rows * weights.cols, 8.0);
-        Self { values, cols: weights.cols, half: weights.is_integer() }
+        Self { values, cols: weights.cols, half: weights.takes_half() }
     }
 
     fn rows(&self) -> usize {

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use half::f16;
 use rewind_kernels::arguments::{
     Address, EPILOGUE_ADD, EPILOGUE_STORE, EPILOGUE_SWIGLU, FORMAT_BF16, FORMAT_F16, FORMAT_F32,
-    FORMAT_INT8, FORMAT_INT8_GROUP, Matrix, ProductArguments,
+    FORMAT_FP8, FORMAT_INT8, FORMAT_INT8_GROUP, Matrix, ProductArguments,
 };
 use rewind_kernels::packing::Order;
 use rewind_kernels::product;
@@ -157,7 +157,7 @@ fn swiglu(lab: &mut Lab<'_>) -> Result<()> {
             let (g, u) = (f64::from(gates[i]), f64::from(ups[i]));
             let mut expected = g / (1.0 + (-g).exp()) * u;
             let mut bound = expected.abs() * 1e-6 + 1e-30;
-            if gate.is_integer() {
+            if gate.takes_half() {
                 // To f16: half a step, and half the step of subnormals.
                 expected = expected.clamp(-65504.0, 65504.0);
                 bound += expected.abs() * 2.0_f64.powi(-11) + 2.0_f64.powi(-25);
@@ -166,7 +166,7 @@ fn swiglu(lab: &mut Lab<'_>) -> Result<()> {
             ensure!(error <= bound, "{}: element {i} is {got}, not {expected}", gate.name);
         }
         let saturated = together[3 * rows..4 * rows].iter().any(|x| x.abs() == 65504.0);
-        ensure!(saturated == gate.is_integer(), "{}: saturation: {saturated}", gate.name);
+        ensure!(saturated == gate.takes_half(), "{}: saturation: {saturated}", gate.name);
     }
     Ok(())
 }
@@ -224,7 +224,7 @@ fn check(lab: &mut Lab<'_>, weights: &Weights, count: usize, random: &mut Random
     let matrix = weights.put(lab)?;
     let out = x.times(lab, &matrix, Epilogue::Store)?;
     // A block of 32 inputs, or 16 as several parts; a warp's blocks; the warps.
-    let block = if weights.is_integer() { 32 } else { 96 };
+    let block = if weights.takes_half() { 32 } else { 96 };
     let additions = block + cols.div_ceil(16).div_ceil(8) + 8;
     let step = additions as f64 * 2.0_f64.powi(-23);
     for (m, out) in out.chunks_exact(rows).enumerate() {
@@ -287,7 +287,7 @@ struct Activations {
 
 impl Activations {
     fn random(rows: usize, cols: usize, weights: &Weights, random: &mut Random) -> Self {
-        let half = weights.is_integer();
+        let half = weights.takes_half();
         let mut values = random.normals(rows * cols, 1.0);
         if half {
             values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
@@ -316,7 +316,7 @@ impl Activations {
         // As short as the contract allows, so that whatever reads further is found out.
         let unit = match matrix.format {
             FORMAT_F32 | FORMAT_F16 | FORMAT_BF16 => 16,
-            FORMAT_INT8 | FORMAT_INT8_GROUP => 32,
+            FORMAT_INT8 | FORMAT_INT8_GROUP | FORMAT_FP8 => 32,
             _ => 64,
         };
         let stride = self.cols.next_multiple_of(unit);

@@ -1,7 +1,7 @@
 //! Random matrices in every format that the products take.
 
 use anyhow::Result;
-use rewind_formats::{FORMAT_NAMES, Format, Packed};
+use rewind_formats::{FORMAT_NAMES, Format, Packed, e4m3};
 use rewind_kernels::arguments::{Address, Matrix};
 use rewind_kernels::packing::{Elements, Order, Tiles};
 
@@ -53,13 +53,13 @@ impl Weights {
     }
 
     /// Whether products take f16 activations, else f32.
-    pub(crate) fn is_integer(&self) -> bool {
-        matches!(&self.storage, Storage::Packed(packed) if packed.format().is_integer())
+    pub(crate) fn takes_half(&self) -> bool {
+        matches!(&self.storage, Storage::Packed(packed) if packed.format().code_bits() < 16)
     }
 
     /// Whether a row has one scale, which comes after the whole sum.
     pub(crate) fn has_row_scales(&self) -> bool {
-        matches!(&self.storage, Storage::Packed(packed) if packed.format() == Format::Int8)
+        matches!(&self.storage, Storage::Packed(packed) if packed.format().scale_bytes() == 4)
     }
 
     /// A weight's exact value.
@@ -70,9 +70,12 @@ impl Weights {
         }
     }
 
-    /// Code and scale of a weight of an integer format.
+    /// Code, as a number, and scale of a weight of less than 16 bits.
     pub(crate) fn code_and_scale(&self, row: usize, col: usize) -> Option<(f32, f32)> {
         match &self.storage {
+            Storage::Packed(packed) if packed.format() == Format::Fp8 => {
+                Some((e4m3::value(packed.row_codes(row)[col]), packed.scale(row, col)))
+            }
             Storage::Packed(packed) if packed.format().is_integer() => {
                 Some((f32::from(packed.code(row, col)), packed.scale(row, col)))
             }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::panel::{AHEAD, Panel, PanelKernel, QUADS};
+use super::panel::{AHEAD, E4M3_BIAS, Panel, PanelKernel, QUADS};
 use crate::rows::ActivationBlock;
 
 /// Rows of a panel.
@@ -110,6 +110,18 @@ impl Panel for Avx512 {
         with!(self, {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn load_e4m3(self, from: &[u8; WIDTH]) -> __m512 {
+        // Exponent and mantissa in place, then the difference of the biases: exact, for subnormals too.
+        with!(self, {
+            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(wide, _mm512_set1_epi32(0x80)));
+            let rest = _mm512_slli_epi32::<20>(_mm512_and_si512(wide, _mm512_set1_epi32(0x7f)));
+            let bits = _mm512_castsi512_ps(_mm512_or_si512(sign, rest));
+            _mm512_mul_ps(bits, _mm512_set1_ps(E4M3_BIAS))
         })
     }
 

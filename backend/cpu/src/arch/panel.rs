@@ -17,6 +17,9 @@ pub(crate) const QUADS: usize = BLOCK / 4;
 /// slower again with 2048.
 pub(crate) const AHEAD: usize = 768;
 
+/// 2^(127 − 7): what the bits of an E4M3FN number in the place of an `f32`'s are to be multiplied with.
+pub(super) const E4M3_BIAS: f32 = 1.329_228e36;
+
 /// Arithmetic on the lanes of a panel.
 pub(crate) trait Panel: Copy + Send + Sync + 'static {
     /// Rows of a panel.
@@ -48,6 +51,8 @@ pub(crate) trait Panel: Copy + Send + Sync + 'static {
     fn load_f16(self, from: &Self::Lanes<f16>) -> Self::F;
     /// Lanes from bfloat16, exactly.
     fn load_bf16(self, from: &Self::Lanes<bf16>) -> Self::F;
+    /// Lanes from E4M3FN codes that are no NaN, exactly.
+    fn load_e4m3(self, from: &Self::Lanes<u8>) -> Self::F;
     /// Lanes to memory.
     fn store(self, v: Self::F, to: &mut Self::Lanes<f32>);
 
@@ -104,6 +109,7 @@ mod tests {
     use std::array;
 
     use proptest::prelude::*;
+    use rewind_formats::e4m3;
 
     use super::*;
     use crate::arch::Isa;
@@ -126,6 +132,7 @@ mod tests {
         four: [f32; 2],
         f16: u32,
         bf16: u32,
+        e4m3: u32,
         sum: u32,
     }
 
@@ -157,16 +164,23 @@ mod tests {
             let (a, b) = (p.load_f16(&P::lanes(&f16s)[0]), p.load_bf16(&P::lanes(&bf16s)[0]));
             let sum = lanes(p.fma(a, p.splat(3.7), p.add(p.mul(a, b), a)));
             let (a, b) = (lanes(a), lanes(b));
+            let small: Vec<_> = self.bytes.iter().map(|&byte| e4m3_of(byte)).collect();
+            let small = lanes(p.load_e4m3(&P::lanes(&small)[0]));
             let row = |r: usize| Row {
                 eight: array::from_fn(|a| eight[a][r]),
                 six: array::from_fn(|a| six[a][r]),
                 four: array::from_fn(|a| four[a][r]),
                 f16: a[r].to_bits(),
                 bf16: b[r].to_bits(),
+                e4m3: small[r].to_bits(),
                 sum: sum[r].to_bits(),
             };
             (0..P::WIDTH).map(row).collect()
         }
+    }
+
+    fn e4m3_of(byte: u8) -> u8 {
+        if byte & 0x7f == 0x7f { 0 } else { byte }
     }
 
     fn code(byte: u8) -> i8 {
@@ -198,6 +212,7 @@ mod tests {
             four: dot(&four),
             f16: a.to_bits(),
             bf16: b.to_bits(),
+            e4m3: e4m3::value(e4m3_of(case.bytes[r])).to_bits(),
             sum: a.mul_add(3.7, a * b + a).to_bits(),
         }
     }

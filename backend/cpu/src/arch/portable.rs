@@ -3,6 +3,7 @@
 use std::array;
 
 use half::{bf16, f16};
+use rewind_formats::e4m3;
 
 use super::panel::{Panel, PanelKernel, QUADS};
 use super::{BLOCK, Kernel, LANES, Simd};
@@ -163,6 +164,11 @@ impl Panel for Portable {
     #[inline(always)]
     fn load_bf16(self, from: &[bf16; LANES]) -> Lanes {
         from.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    fn load_e4m3(self, from: &[u8; LANES]) -> Lanes {
+        from.map(e4m3::value)
     }
 
     #[inline(always)]

@@ -40,37 +40,63 @@ impl Element for bf16 {
     }
 }
 
+/// E4M3FN, without its scale.
+impl Element for u8 {
+    #[inline(always)]
+    fn load<P: Panel>(p: P, from: &P::Lanes<Self>) -> P::F {
+        p.load_e4m3(from)
+    }
+}
+
+/// Weights of the whole matrix.
+struct Weights<'a, P: Panel, T: Copy> {
+    panels: &'a [P::Lanes<T>],
+    /// One for each row of a panel; none if weights have none.
+    scales: &'a [P::Lanes<f32>],
+    /// Elements of a row.
+    stride: usize,
+}
+
+impl<P: Panel, T: Copy> Clone for Weights<'_, P, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Panel, T: Copy> Copy for Weights<'_, P, T> {}
+
 /// All outputs of `product.panels`.
 #[inline(always)]
 pub(super) fn product<P: Panel, T: Element>(
     p: P,
     data: &[T],
+    scales: &[f32],
     stride: usize,
     product: &mut Product<'_>,
 ) {
-    let panels = P::lanes(data);
+    let weights = Weights::<P, T> { panels: P::lanes(data), scales: P::lanes(scales), stride };
     let all = product.panels(P::WIDTH);
     for rows in cached(product.out.len(), stride * size_of::<f32>()) {
         let Range { mut start, end } = all;
         let count = rows.len();
         if count < 3 {
             while start + 4 <= end {
-                across::<P, T, 4>(p, panels, stride, start, product, rows.clone());
+                across::<P, T, 4>(p, weights, start, product, rows.clone());
                 start += 4;
             }
         }
         if count == 3 {
             while start + 3 <= end {
-                across::<P, T, 3>(p, panels, stride, start, product, rows.clone());
+                across::<P, T, 3>(p, weights, start, product, rows.clone());
                 start += 3;
             }
         }
         while start + 2 <= end {
-            across::<P, T, 2>(p, panels, stride, start, product, rows.clone());
+            across::<P, T, 2>(p, weights, start, product, rows.clone());
             start += 2;
         }
         if start < end {
-            across::<P, T, 1>(p, panels, stride, start, product, rows);
+            across::<P, T, 1>(p, weights, start, product, rows);
         }
     }
 }
@@ -91,8 +117,7 @@ const CACHED: usize = 256 << 10;
 #[inline(always)]
 fn across<P: Panel, T: Element, const N: usize>(
     p: P,
-    panels: &[P::Lanes<T>],
-    stride: usize,
+    weights: Weights<'_, P, T>,
     first: usize,
     product: &mut Product<'_>,
     rows: Range<usize>,
@@ -101,13 +126,13 @@ fn across<P: Panel, T: Element, const N: usize>(
     while m < rows.end {
         let rest = rows.end - m;
         m += match (N, rest) {
-            (_, 1) => tile::<P, T, N, 1>(p, panels, stride, first, product, m),
-            (_, 2) => tile::<P, T, N, 2>(p, panels, stride, first, product, m),
-            (3.., _) | (_, 3) => tile::<P, T, N, 3>(p, panels, stride, first, product, m),
+            (_, 1) => tile::<P, T, N, 1>(p, weights, first, product, m),
+            (_, 2) => tile::<P, T, N, 2>(p, weights, first, product, m),
+            (3.., _) | (_, 3) => tile::<P, T, N, 3>(p, weights, first, product, m),
             // Four and three or four are quicker than six and one or two.
-            (_, 4 | 7 | 8) => tile::<P, T, N, 4>(p, panels, stride, first, product, m),
-            (_, 5) => tile::<P, T, N, 5>(p, panels, stride, first, product, m),
-            _ => tile::<P, T, N, 6>(p, panels, stride, first, product, m),
+            (_, 4 | 7 | 8) => tile::<P, T, N, 4>(p, weights, first, product, m),
+            (_, 5) => tile::<P, T, N, 5>(p, weights, first, product, m),
+            _ => tile::<P, T, N, 6>(p, weights, first, product, m),
         };
     }
 }
@@ -116,12 +141,12 @@ fn across<P: Panel, T: Element, const N: usize>(
 #[inline(always)]
 fn tile<P: Panel, T: Element, const N: usize, const A: usize>(
     p: P,
-    panels: &[P::Lanes<T>],
-    stride: usize,
+    weights: Weights<'_, P, T>,
     first: usize,
     product: &mut Product<'_>,
     m: usize,
 ) -> usize {
+    let Weights { panels, scales, stride } = weights;
     let mut x: [&[f32]; A] = [&[]; A];
     for a in 0..A {
         x[a] = &product.input.rows.row(m + a)[..stride];
@@ -179,6 +204,12 @@ fn tile<P: Panel, T: Element, const N: usize, const A: usize>(
         start += RUN;
     }
     for n in 0..N {
+        if let Some(scales) = scales.get(first + n) {
+            let scales = p.load(scales);
+            for a in 0..A {
+                totals[n][a] = p.mul(totals[n][a], scales);
+            }
+        }
         put(p, product, first + n, m, totals[n]);
     }
     A

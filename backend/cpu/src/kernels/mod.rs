@@ -73,9 +73,10 @@ impl PanelKernel for Product<'_> {
         let stride = self.weights.stride();
         let blocks = stride / BLOCK;
         match self.weights.data() {
-            Data::F32(data) => float::product(p, data, stride, &mut self),
-            Data::F16(data) => float::product(p, data, stride, &mut self),
-            Data::Bf16(data) => float::product(p, data, stride, &mut self),
+            Data::F32(data) => float::product(p, data, &[], stride, &mut self),
+            Data::F16(data) => float::product(p, data, &[], stride, &mut self),
+            Data::Bf16(data) => float::product(p, data, &[], stride, &mut self),
+            Data::Fp8(data, scales) => float::product(p, data, scales, stride, &mut self),
             Data::Int8(codes, scales) => {
                 let codes = codes.as_chunks().0;
                 integer::product::<P, integer::Eight>(p, codes, scales, blocks, &mut self);

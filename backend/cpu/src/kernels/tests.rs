@@ -1,6 +1,6 @@
 //! Every format, every instruction set, any number of rows: the bits of [`crate::order`].
 
-use rewind_formats::{FORMAT_NAMES, Format, Packed};
+use rewind_formats::{FORMAT_NAMES, Format, Packed, e4m3};
 
 use super::{Input, Norm, Product, Put, Quantize, SwiGlu};
 use crate::arch::Isa;
@@ -68,6 +68,10 @@ impl Case {
             Some(packed) if packed.format().is_integer() => {
                 let codes: Vec<i8> = (0..self.cols).map(|col| packed.code(n, col)).collect();
                 order::integer_dot(&codes, |block| packed.scale(n, block * 32), x)
+            }
+            Some(packed) if packed.format() == Format::Fp8 => {
+                let codes: Vec<f32> = packed.row_codes(n).iter().map(|&c| e4m3::value(c)).collect();
+                order::float_dot(&codes, x) * packed.scale(n, 0)
             }
             _ => {
                 let mut weights = vec![0.0; self.cols];

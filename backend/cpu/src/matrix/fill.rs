@@ -16,6 +16,7 @@ impl Matrix {
             Data::F32(data) => PartData::F32(data),
             Data::F16(data) => PartData::F16(data),
             Data::Bf16(data) => PartData::Bf16(data),
+            Data::Fp8(codes, scales) => PartData::Fp8(codes, scales),
             Data::Int8(codes, scales) => PartData::Int8(codes, scales.part()),
             Data::Int6(codes, scales) => PartData::Int6(codes, scales.part()),
             Data::Int4(codes, scales) => PartData::Int4(codes, scales.part()),
@@ -48,6 +49,7 @@ enum PartData<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [f16]),
     Bf16(&'a mut [bf16]),
+    Fp8(&'a mut [u8], &'a mut [f32]),
     Int8(&'a mut [i8], PartScales<'a>),
     Int6(&'a mut [u8], PartScales<'a>),
     Int4(&'a mut [u8], PartScales<'a>),
@@ -81,6 +83,11 @@ impl<'a> PartData<'a> {
             Self::F32(data) => pair(data.split_at_mut(len), Self::F32),
             Self::F16(data) => pair(data.split_at_mut(len), Self::F16),
             Self::Bf16(data) => pair(data.split_at_mut(len), Self::Bf16),
+            Self::Fp8(codes, scales) => {
+                let (codes, more) = codes.split_at_mut(len);
+                let (scales, rest) = scales.split_at_mut(rows);
+                (Self::Fp8(codes, scales), Self::Fp8(more, rest))
+            }
             Self::Int8(codes, scales) => {
                 let ((codes, more), (scales, rest)) = (codes.split_at_mut(len), scales.split(rows));
                 (Self::Int8(codes, scales), Self::Int8(more, rest))
@@ -162,6 +169,12 @@ impl PartMut<'_> {
             }
             PartData::Bf16(to) => {
                 copy(to, layout, at, cols, codes.as_chunks().0, |b| bf16::from_le_bytes(*b));
+            }
+            PartData::Fp8(to, scales) => {
+                copy(to, layout, at, cols, codes, |code| *code);
+                if let Scales::PerRow(from) = packed.scales() {
+                    scales[at..][..rows].copy_from_slice(from);
+                }
             }
             PartData::Int8(to, scales) => {
                 for (row, codes) in codes.chunks(cols).enumerate() {

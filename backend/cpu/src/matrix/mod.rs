@@ -3,7 +3,7 @@
 //! Rows are outputs. Each is padded with zeros to whole blocks of 32, and as many neighbouring rows as
 //! the instruction set has lanes make a *panel*, padded to whole ones with rows of zeros. In a panel,
 //!
-//! * floats lie `[input][row]`;
+//! * floats lie `[input][row]`, those of eight bits too, whose scales, one for a row, lie apart;
 //! * 8-bit codes lie `[block of 32][quad][row][4]`: a quad is four neighbouring inputs, which integer
 //!   instructions multiply and add at once;
 //! * 4-bit codes lie `[block of 32][quad of the first half][row][4]`, a byte holding the code of quad q
@@ -24,7 +24,7 @@ mod elements;
 mod fill;
 
 use half::{bf16, f16};
-use rewind_formats::Format;
+use rewind_formats::{Format, e4m3};
 
 use crate::aligned::Aligned;
 use crate::arch::{BLOCK, QUADS};
@@ -59,6 +59,8 @@ pub(crate) enum Data {
     F16(Aligned<f16>),
     /// bfloat16.
     Bf16(Aligned<bf16>),
+    /// E4M3FN, and a scale for each row.
+    Fp8(Aligned<u8>, Vec<f32>),
     /// 8-bit codes.
     Int8(Aligned<i8>, BlockScales),
     /// 6-bit codes + 32, four to three bytes.
@@ -157,6 +159,7 @@ impl Matrix {
             Storage::F32 => Data::F32(Aligned::zeroed(len)),
             Storage::Format(Format::F16) => Data::F16(Aligned::zeroed(len)),
             Storage::Format(Format::Bf16) => Data::Bf16(Aligned::zeroed(len)),
+            Storage::Format(Format::Fp8) => Data::Fp8(Aligned::zeroed(len), vec![0.0; padded]),
             Storage::Format(format) => {
                 let scales = match format.group() {
                     None => BlockScales::Row(vec![0.0; padded]),
@@ -220,6 +223,7 @@ impl Matrix {
             Data::F32(data) => size_of_val::<[f32]>(data),
             Data::F16(data) => size_of_val::<[f16]>(data),
             Data::Bf16(data) => size_of_val::<[bf16]>(data),
+            Data::Fp8(codes, scales) => codes.len() + size_of_val::<[f32]>(scales),
             Data::Int8(codes, scales) => codes.len() + scales.bytes(),
             Data::Int6(codes, scales) | Data::Int4(codes, scales) => codes.len() + scales.bytes(),
         }
@@ -232,6 +236,7 @@ impl Matrix {
             Data::F32(data) => bytemuck::cast_slice(&data[element..]),
             Data::F16(data) => bytemuck::cast_slice(&data[element..]),
             Data::Bf16(data) => bytemuck::cast_slice(&data[element..]),
+            Data::Fp8(codes, _) => &codes[element..],
             Data::Int8(codes, _) => bytemuck::cast_slice(&codes[element..]),
             Data::Int6(codes, _) => &codes[element / 4 * 3..],
             Data::Int4(codes, _) => &codes[element / 2..],
@@ -250,6 +255,9 @@ impl Matrix {
             Data::Bf16(data) => {
                 out.for_each(|(col, out)| *out = data[layout.float(row, col)].to_f32());
             }
+            Data::Fp8(codes, scales) => out.for_each(|(col, out)| {
+                *out = e4m3::value(codes[layout.float(row, col)]) * scales[row];
+            }),
             Data::Int8(codes, scales) => out.for_each(|(col, out)| {
                 let scale = scales.block(layout, row, col / BLOCK);
                 *out = f32::from(codes[layout.eight(row, col)]) * scale;

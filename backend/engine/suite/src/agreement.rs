@@ -97,8 +97,13 @@ pub fn machines<A: Machine, B: Machine>(first: &A, second: &B) -> Result<()> {
     let spec = small_spec(Architecture::Qwen2, vocabulary);
     let sizes = Sizes { slots: 1, rows: 32, positions: 64 };
     let sequences: Vec<_> = (0..2).map(|seed| prompt(seed, 24, vocabulary)).collect();
-    let formats =
-        [Format::Int4Group(Group::G32), Format::Int6Group(Group::G64), Format::Int8, Format::Bf16];
+    let formats = [
+        Format::Int4Group(Group::G32),
+        Format::Int6Group(Group::G64),
+        Format::Fp8,
+        Format::Int8,
+        Format::Bf16,
+    ];
     for format in formats {
         let model = TinyModel::new(spec.clone(), Precision::F16, format);
         let (mut first, mut second) = (first.make(&model, sizes)?, second.make(&model, sizes)?);

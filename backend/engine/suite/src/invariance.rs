@@ -37,8 +37,13 @@ fn model<M: Machine>(machine: &M) -> TinyModel {
 /// A model for each kind of draft: by row, by group, of floats.
 fn kinds<M: Machine>(machine: &M) -> Vec<TinyModel> {
     let spec = small_spec(Architecture::Llama, machine.scale().vocabulary);
-    let formats =
-        [Format::Int4Group(Group::G64), Format::Int6Group(Group::G32), Format::Int8, Format::Bf16];
+    let formats = [
+        Format::Int4Group(Group::G64),
+        Format::Int6Group(Group::G32),
+        Format::Fp8,
+        Format::Int8,
+        Format::Bf16,
+    ];
     let some = if machine.scale().exhaustive { &formats[..] } else { &formats[..1] };
     some.iter().map(|&format| TinyModel::new(spec.clone(), Precision::F16, format)).collect()
 }

@@ -62,6 +62,7 @@ pub trait Machine: Sized {
             Format::Bf16 => 0.02,
             Format::Int8 | Format::Int8Group(_) => 0.04,
             Format::Int6Group(_) => 0.12,
+            Format::Fp8 => 0.25,
             Format::Int4Group(_) => 0.5,
         }
     }

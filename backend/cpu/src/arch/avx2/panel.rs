@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{Avx2, with};
-use crate::arch::panel::{AHEAD, Panel, PanelKernel, QUADS};
+use crate::arch::panel::{AHEAD, E4M3_BIAS, Panel, PanelKernel, QUADS};
 use crate::arch::{LANES, Simd};
 use crate::rows::ActivationBlock;
 
@@ -77,6 +77,18 @@ impl Panel for Avx2 {
         with!(self, {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn load_e4m3(self, from: &[u8; LANES]) -> __m256 {
+        // Exponent and mantissa in place, then the difference of the biases: exact, for subnormals too.
+        with!(self, {
+            let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)));
+            let rest = _mm256_slli_epi32::<20>(_mm256_and_si256(wide, _mm256_set1_epi32(0x7f)));
+            let bits = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
+            _mm256_mul_ps(bits, _mm256_set1_ps(E4M3_BIAS))
         })
     }
 
