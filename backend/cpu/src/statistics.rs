@@ -11,10 +11,10 @@
 //! # Cost
 //!
 //! Sums take 18 operations for eight logits: most of what the monitor costs, unless it is hidden.
-//! Where a step waits for weights, the next ones are asked for meanwhile. Rejected, as slower: tiles
-//! measured in parts of 128, whose sums move with the best logit so far (docs/benchmarks/monitor.md);
-//! sums inside the product's loop, whose accumulators need the registers; a running maximum for each
-//! vector, which doubles the exponentials.
+//! Where a step waits for weights, the next ones are asked for meanwhile. Measured and rejected: tiles
+//! taken in parts of 128, whose sums move with the best logit so far (docs/benchmarks/monitor.md). Not
+//! tried: sums inside the product's loop, whose accumulators need the registers; a running maximum for
+//! each vector, which doubles the exponentials.
 
 use std::f32::consts::LOG2_E;
 use std::f64::consts::LN_2;
@@ -103,8 +103,8 @@ impl Kernel for Measure<'_> {
     }
 }
 
-/// Vectors between two lines that are asked for. A line arrives in about the time that eight vectors
-/// are summed in, or sixteen compared.
+/// Vectors for which one line is asked for while they are compared, and two while they are summed: twice as
+/// many were no better (docs/benchmarks/monitor.md).
 const GROUP: usize = 4;
 
 #[inline(always)]
