@@ -7,7 +7,7 @@
 // Weights, packed in tiles of 16 rows for the matrix products; matrix.cuh says how.
 struct Matrix {
     Global<const uint8_t> codes;
-    Global<const uint8_t> scales; // f16 per group, f32 per row; null for floats
+    Global<const uint8_t> scales; // matrix.cuh says which; null for floats
     uint32_t rows;                // outputs
     uint32_t cols;                // inputs
     uint32_t units;               // packing units along a row of tiles
@@ -16,7 +16,18 @@ struct Matrix {
     uint32_t interleave;          // 1: tiles of two matrices alternate (gate, up); `rows` counts both
 };
 
-enum Format : uint32_t { FORMAT_F32, FORMAT_F16, FORMAT_BF16, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_INT4_GROUP, FORMAT_FP8 };
+enum Format : uint32_t {
+    FORMAT_F32,
+    FORMAT_F16,
+    FORMAT_BF16,
+    FORMAT_INT8,
+    FORMAT_INT8_GROUP,
+    FORMAT_INT4_GROUP,
+    FORMAT_FP8,
+    FORMAT_INT4_AFFINE,
+    FORMAT_INT6_GROUP,
+    FORMAT_NF4,
+};
 
 // One row of a pass.
 struct Row {

@@ -84,3 +84,15 @@ KERNEL(head_int4_group_64, HeadArguments, PRODUCT_THREADS, 1) { head<Int4Group, 
 KERNEL(head_fp8_8, HeadArguments, PRODUCT_THREADS, 2) { head<Fp8Row, 1>(arguments); }
 KERNEL(head_fp8_16, HeadArguments, PRODUCT_THREADS, 2) { head<Fp8Row, 2>(arguments); }
 KERNEL(head_fp8_64, HeadArguments, PRODUCT_THREADS, 1) { head<Fp8Row, 8>(arguments); }
+
+KERNEL(head_int4_affine_8, HeadArguments, PRODUCT_THREADS, 2) { head<Int4Affine, 1>(arguments); }
+KERNEL(head_int4_affine_16, HeadArguments, PRODUCT_THREADS, 2) { head<Int4Affine, 2>(arguments); }
+KERNEL(head_int4_affine_32, HeadArguments, PRODUCT_THREADS, 1) { head<Int4Affine, 4>(arguments); }
+
+KERNEL(head_int6_group_8, HeadArguments, PRODUCT_THREADS, 2) { head<Int6Group, 1>(arguments); }
+KERNEL(head_int6_group_16, HeadArguments, PRODUCT_THREADS, 2) { head<Int6Group, 2>(arguments); }
+KERNEL(head_int6_group_64, HeadArguments, PRODUCT_THREADS, 1) { head<Int6Group, 8>(arguments); }
+
+KERNEL(head_nf4_8, HeadArguments, PRODUCT_THREADS, 2) { head<Nf4Nested, 1>(arguments); }
+KERNEL(head_nf4_16, HeadArguments, PRODUCT_THREADS, 2) { head<Nf4Nested, 2>(arguments); }
+KERNEL(head_nf4_64, HeadArguments, PRODUCT_THREADS, 1) { head<Nf4Nested, 8>(arguments); }

@@ -59,3 +59,15 @@ KERNEL(product_int4_group_64, ProductArguments, PRODUCT_THREADS, 1) { product<In
 KERNEL(product_fp8_8, ProductArguments, PRODUCT_THREADS, 2) { product<Fp8Row, 1>(arguments); }
 KERNEL(product_fp8_16, ProductArguments, PRODUCT_THREADS, 2) { product<Fp8Row, 2>(arguments); }
 KERNEL(product_fp8_64, ProductArguments, PRODUCT_THREADS, 1) { product<Fp8Row, 8>(arguments); }
+
+KERNEL(product_int4_affine_8, ProductArguments, PRODUCT_THREADS, 2) { product<Int4Affine, 1>(arguments); }
+KERNEL(product_int4_affine_16, ProductArguments, PRODUCT_THREADS, 2) { product<Int4Affine, 2>(arguments); }
+KERNEL(product_int4_affine_32, ProductArguments, PRODUCT_THREADS, 1) { product<Int4Affine, 4>(arguments); }
+
+KERNEL(product_int6_group_8, ProductArguments, PRODUCT_THREADS, 2) { product<Int6Group, 1>(arguments); }
+KERNEL(product_int6_group_16, ProductArguments, PRODUCT_THREADS, 2) { product<Int6Group, 2>(arguments); }
+KERNEL(product_int6_group_64, ProductArguments, PRODUCT_THREADS, 1) { product<Int6Group, 8>(arguments); }
+
+KERNEL(product_nf4_8, ProductArguments, PRODUCT_THREADS, 2) { product<Nf4Nested, 1>(arguments); }
+KERNEL(product_nf4_16, ProductArguments, PRODUCT_THREADS, 2) { product<Nf4Nested, 2>(arguments); }
+KERNEL(product_nf4_64, ProductArguments, PRODUCT_THREADS, 1) { product<Nf4Nested, 8>(arguments); }

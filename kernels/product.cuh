@@ -7,7 +7,7 @@
 // A block of 8 warps makes the 32 outputs of a panel for 8 · TILES rows. Warp w takes the units w, w + 8, … of it, so
 // that what it loads of x serves two tiles. Each block of inputs (32, or 16 for float formats) is summed in a fresh
 // f32 partial, which joins the warp's sum with one rounding: sum = fma(scale, partial, sum), or sum + partial where
-// groups have no scales. The sums of the warps are added in their order, through shared memory; a scale of the row
+// groups have no scales; then, where they have offsets, fma(offset, sum of the inputs, sum). The sums of the warps are added in their order, through shared memory; a scale of the row
 // comes last. Nothing of this depends on the number of rows, which is what makes a row's bits its own.
 //
 // Bytes: codes and scales once per grid row, from HBM; 2 or 4 · cols of x per row and block, from L1 and L2. To keep
@@ -37,13 +37,14 @@ template <unsigned TILES> constexpr unsigned PRODUCT_SHARED = (TILES > 1 ? 2 : 1
 
 // One unit of a panel, as a lane holds it.
 template <class Format> struct Unit {
-    Quad codes[2][Format::QUADS]; // of each tile
-    Pair scales[Format::BLOCKS];  // of each block, a word for each tile: rows g and g + 8. Only where groups have them
+    typename Format::Codes codes[2]; // of each tile
+    typename Format::Groups scales[Format::BLOCKS];
 };
 
 // Loads a warp's units of a panel, each PRODUCT_WARPS behind the one before.
 template <class Format> struct WeightReader {
-    static constexpr bool GROUPS = Format::SCALES == Scales::GROUP;
+    using Groups = typename Format::Groups;
+    static constexpr bool GROUPS = Groups::BYTES != 0;
 
     Global<const uint8_t> codes;  // of this lane, of the unit that is next
     Global<const uint8_t> scales; // likewise
@@ -53,29 +54,29 @@ template <class Format> struct WeightReader {
     DEVICE explicit WeightReader(const Matrix &matrix) {
         const size_t panel = block_x();
         codes = matrix.codes.offset((panel * matrix.units + warp()) * UNIT_BYTES<Format> + lane() * sizeof(Quad));
-        if (GROUPS) {
+        if constexpr (GROUPS) {
             // A group is 1, 2 or 4 blocks. PRODUCT_WARPS units are whole groups, and the two blocks that a unit may
             // have are each a group, or in the same one.
             const unsigned blocks = matrix.group / Format::INPUTS;
             const unsigned group = warp() * Format::BLOCKS / blocks;
-            scales_ahead = PRODUCT_WARPS * Format::BLOCKS / blocks * GROUP_BYTES;
-            scales_of_block = blocks == 1 ? GROUP_BYTES : 0;
-            scales = matrix.scales.offset((panel * groups<Format>(matrix) + group) * GROUP_BYTES +
-                                          lane() / 4 * sizeof(Pair));
+            scales_ahead = PRODUCT_WARPS * Format::BLOCKS / blocks * Groups::BYTES;
+            scales_of_block = blocks == 1 ? Groups::BYTES : 0;
+            const size_t start = PanelScales<Format>(matrix, panel).group(group);
+            scales = matrix.scales.offset(start + lane() / 4 * Groups::LANE_BYTES);
         }
     }
 
     DEVICE Unit<Format> next() {
         Unit<Format> unit;
 #pragma unroll
-        for (unsigned i = 0; i < 2 * Format::QUADS; i++) {
-            unit.codes[i / Format::QUADS][i % Format::QUADS] = codes.load_stream(i * QUAD_BYTES);
+        for (unsigned tile = 0; tile < 2; tile++) {
+            unit.codes[tile] = Format::Codes::load(codes, tile);
         }
         codes = codes.offset(PRODUCT_WARPS * UNIT_BYTES<Format>);
-        if (GROUPS) {
+        if constexpr (GROUPS) {
 #pragma unroll
             for (unsigned block = 0; block < Format::BLOCKS; block++) {
-                unit.scales[block] = scales.template load_as<Pair>(block * scales_of_block);
+                unit.scales[block] = Groups::load(scales.offset(block * scales_of_block));
             }
             scales = scales.offset(scales_ahead);
         }
@@ -92,14 +93,17 @@ template <class Format> struct WeightReader {
 // must look at matrix.rows. It may use collectives of the warp, none of the block, and shared memory from
 // PRODUCT_SHARED<TILES> on.
 //
-// Format: how weights are packed. TILES: how many times 8 rows of x a block takes: 1, 2 or 8. The block has
+// Format: how weights are packed. TILES: how many times 8 rows of x a block takes: 1, 2 or 8, and 4 where 8 would
+// spill registers. The block has
 // PRODUCT_THREADS threads. Rows of x start at multiples of 16 bytes and are padded as ProductArguments says.
 template <class Format, unsigned TILES, class Tail>
 DEVICE void multiply(const Matrix &matrix, Global<const uint8_t> x, unsigned x_stride, unsigned count, Tail tail) {
     // Units in flight. Many rows are bound by arithmetic and need their registers for sums.
-    constexpr unsigned DEPTH = (TILES == 8 ? 2 / Format::BLOCKS : TILES == 2 ? 3 : 4) / Format::QUADS;
+    constexpr unsigned LOADS = Format::Codes::BYTES / QUAD_BYTES;
+    constexpr bool OFFSETS = Format::Groups::OFFSETS; // which take registers
+    constexpr unsigned DEPTH = (TILES == 8 ? 2 / Format::BLOCKS : TILES == 1 ? 4 : OFFSETS ? 2 : 3) / LOADS;
     // With one alone nothing is in flight while it is used, unless it is copied first; f32 has no registers for that.
-    constexpr bool COPY = DEPTH == 1 && Format::QUADS == 1;
+    constexpr bool COPY = DEPTH == 1 && LOADS == 1;
     const unsigned first = 8 * TILES * block_y();
     const unsigned group = lane() / 4;   // row of a tile's half; row of x
     const unsigned stretch = lane() % 4; // sixteen bytes of a block of inputs; pair of columns of a sum
@@ -148,19 +152,17 @@ DEVICE void multiply(const Matrix &matrix, Global<const uint8_t> x, unsigned x_s
                 for (unsigned j = 0; j < TILES; j++) {
                     const size_t at = rows[j] + column + block * 4 * sizeof(Quad);
                     const auto in = Format::inputs(inputs.template load_as<Quad>(at));
+                    float whole[4] = {}; // in each register the sum of that row's inputs
+                    if constexpr (OFFSETS) {
+                        Format::add(whole, in);
+                    }
 #pragma unroll
                     for (unsigned i = 0; i < 2; i++) {
                         float partial[4] = {};
                         Format::multiply(partial, tiles[i], in);
 #pragma unroll
                         for (unsigned r = 0; r < 4; r++) {
-                            if (Format::SCALES == Scales::GROUP) {
-                                const uint32_t two = unit.scales[block].word[i];
-                                const float scale = to_f32(F16{uint16_t(r < 2 ? two : two >> 16)});
-                                sums[i][j][r] = fma(scale, partial[r], sums[i][j][r]);
-                            } else {
-                                sums[i][j][r] = sums[i][j][r] + partial[r];
-                            }
+                            sums[i][j][r] = unit.scales[block].join(i, r, partial[r], whole[r], sums[i][j][r]);
                         }
                     }
                 }
@@ -172,7 +174,10 @@ DEVICE void multiply(const Matrix &matrix, Global<const uint8_t> x, unsigned x_s
     }
 
     const unsigned output = PANEL_ROWS * block_x() + lane();
-    const float scale = Format::SCALES == Scales::ROW ? matrix.scales.load_as<float>(output * sizeof(float)) : 1.0f;
+    float scale = 1.0f;
+    if (Format::ROW_SCALES) {
+        scale = matrix.scales.load_as<float>(PanelScales<Format>(matrix, block_x()).row(lane()));
+    }
 #pragma unroll
     for (unsigned j = 0; j < TILES; j++) {
         // Two buffers in turn: whoever fills one again has passed the barrier behind which all had read it.
@@ -195,7 +200,7 @@ DEVICE void multiply(const Matrix &matrix, Global<const uint8_t> x, unsigned x_s
         }
         const unsigned row = first + 8 * j + warp();
         if (row < count) {
-            tail(row, output, Format::SCALES == Scales::ROW ? sum * scale : sum);
+            tail(row, output, Format::ROW_SCALES ? sum * scale : sum);
         }
     }
 }

@@ -57,6 +57,12 @@ pub const FORMAT_INT8_GROUP: u32 = 4;
 pub const FORMAT_INT4_GROUP: u32 = 5;
 /// FORMAT_FP8
 pub const FORMAT_FP8: u32 = 6;
+/// FORMAT_INT4_AFFINE
+pub const FORMAT_INT4_AFFINE: u32 = 7;
+/// FORMAT_INT6_GROUP
+pub const FORMAT_INT6_GROUP: u32 = 8;
+/// FORMAT_NF4
+pub const FORMAT_NF4: u32 = 9;
 
 /// One row of a pass.
 #[repr(C)]

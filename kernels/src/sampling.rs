@@ -10,7 +10,7 @@ use crate::geometry::Geometry;
 use crate::product;
 
 /// The LM head's kernels: by format, then by the rows of a block.
-const HEADS: [[&str; 3]; 7] = [
+const HEADS: [[&str; 3]; 10] = [
     ["head_f32_8", "head_f32_16", "head_f32_64"],
     ["head_f16_8", "head_f16_16", "head_f16_64"],
     ["head_bf16_8", "head_bf16_16", "head_bf16_64"],
@@ -18,6 +18,9 @@ const HEADS: [[&str; 3]; 7] = [
     ["head_int8_group_8", "head_int8_group_16", "head_int8_group_64"],
     ["head_int4_group_8", "head_int4_group_16", "head_int4_group_64"],
     ["head_fp8_8", "head_fp8_16", "head_fp8_64"],
+    ["head_int4_affine_8", "head_int4_affine_16", "head_int4_affine_32"],
+    ["head_int6_group_8", "head_int6_group_16", "head_int6_group_64"],
+    ["head_nf4_8", "head_nf4_16", "head_nf4_64"],
 ];
 
 /// Threads of a block of `finish`.
@@ -55,7 +58,7 @@ pub const fn tiles(vocabulary: u32) -> u32 {
 pub fn head(matrix: &Matrix, rows: u32) -> Geometry {
     let size = product::size(rows);
     // The logits of the block, behind what the product takes.
-    let logits = [8, 16, 64][size] * HEAD_TILE * size_of::<f32>() as u32;
+    let logits = product::block_rows(matrix, rows) * HEAD_TILE * size_of::<f32>() as u32;
     Geometry {
         kernel: HEADS[matrix.format as usize][size],
         grid: product::grid(matrix, rows),

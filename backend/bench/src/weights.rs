@@ -44,7 +44,7 @@ impl WeightBytes {
 
 fn row_bytes(format: Format, cols: usize) -> u64 {
     let codes = cols * format.code_bits();
-    (codes.div_ceil(8) + format.scales_per_row(cols) * format.scale_bytes()) as u64
+    (codes.div_ceil(8) + format.row_scale_bytes(cols)) as u64
 }
 
 #[cfg(test)]

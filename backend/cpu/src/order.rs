@@ -6,8 +6,8 @@
 //!
 //! | sum | order |
 //! | --- | --- |
-//! | float dot product | runs of [`RUN`] elements, each a sum in ascending order by fused multiply-add; the runs are added in ascending order; the scale of a row of E4M3FN comes last |
-//! | integer dot product | block after block of 32: the exact integer sum of the block, times (weight scale · activation scale), by fused multiply-add |
+//! | float dot product | runs of [`RUN`] elements, each a sum in ascending order by fused multiply-add; the runs are added in ascending order, times the factor of their block in NF4, by fused multiply-add; the scale of a row of E4M3FN or NF4 comes last |
+//! | integer dot product | block after block of 32: the exact integer sum of the block, times (weight scale · activation scale), by fused multiply-add; where groups have offsets, then the offset times (activation scale · sum of the activations) |
 //! | sum of squares | 16 lanes, lane j takes the elements j, j + 16, … by fused multiply-add; lanes j and j + 8 are added; then [`tree`] |
 //! | attention | [`crate::attention`] |
 //! | statistics | [`crate::statistics`] |
@@ -30,12 +30,19 @@ pub const RUN: usize = 64;
 
 /// Dot product of two float rows of equal length.
 pub fn float_dot(w: &[f32], x: &[f32]) -> f32 {
+    // A product with one is exact, so this is a plain addition.
+    scaled_dot(w, |_| 1.0, x)
+}
+
+/// As [`float_dot`], with a factor for each run.
+pub fn scaled_dot(w: &[f32], factor: impl Fn(usize) -> f32, x: &[f32]) -> f32 {
     assert_eq!(w.len(), x.len(), "a dot product needs equal lengths");
     let len = w.len().next_multiple_of(BLOCK);
     let at = |row: &[f32], i: usize| row.get(i).copied().unwrap_or(0.0);
     (0..len).step_by(RUN).fold(0.0, |total: f32, start| {
         let run = start..(start + RUN).min(len);
-        total + run.fold(0.0_f32, |sum, i| at(w, i).mul_add(at(x, i), sum))
+        let sum = run.fold(0.0_f32, |sum, i| at(w, i).mul_add(at(x, i), sum));
+        sum.mul_add(factor(start / RUN), total)
     })
 }
 
@@ -74,12 +81,33 @@ pub(crate) const QUANTIZE_FLOOR: f32 = 1e-30;
 ///
 /// `scale(block)` is the weight scale of the block of 32; groups are multiples of it.
 pub fn integer_dot(codes: &[i8], scale: impl Fn(usize) -> f32, x: &[f32]) -> f32 {
+    blocks_dot(codes, x, |block, sum, _, activation, total| {
+        sum.mul_add(scale(block) * activation, total)
+    })
+}
+
+/// As [`integer_dot`], of weights that are code · scale + offset.
+pub fn affine_dot(
+    codes: &[i8],
+    scale: impl Fn(usize) -> f32,
+    offset: impl Fn(usize) -> f32,
+    x: &[f32],
+) -> f32 {
+    blocks_dot(codes, x, |block, sum, activations, activation, total| {
+        let total = sum.mul_add(scale(block) * activation, total);
+        offset(block).mul_add(activation * activations, total)
+    })
+}
+
+/// `join` gets the block, its sum, the sum of its activations' codes, their scale, and the total so far.
+fn blocks_dot(codes: &[i8], x: &[f32], join: impl Fn(usize, f32, f32, f32, f32) -> f32) -> f32 {
     assert_eq!(codes.len(), x.len(), "a dot product needs equal lengths");
     let blocks = codes.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate();
     blocks.fold(0.0_f32, |total, (block, (w, x))| {
         let (q, activation) = quantize_block(x);
         let sum: i32 = w.iter().zip(q).map(|(w, q)| i32::from(*w) * i32::from(q)).sum();
-        (sum as f32).mul_add(scale(block) * activation, total)
+        let activations: i32 = q.into_iter().map(i32::from).sum();
+        join(block, sum as f32, activations as f32, activation, total)
     })
 }
 

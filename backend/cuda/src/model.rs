@@ -11,8 +11,8 @@ use std::error::Error;
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorName};
 use rewind_formats::Format;
 use rewind_kernels::arguments::{
-    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT8, FORMAT_INT8_GROUP,
-    Matrix,
+    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT4_AFFINE,
+    FORMAT_INT6_GROUP, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_NF4, Matrix,
 };
 use rewind_kernels::packing::Order;
 use rewind_kernels::{Device, DeviceError, Fill, HostMemory, Memory};
@@ -221,16 +221,16 @@ impl<D: Device> CudaModel<D> {
             false => loader.matrix(&[get(TensorName::Head)?], ends)?,
         };
 
-        let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers, linear| {
-            Some(Weights::new(embedding?, head?, layers, final_norm, linear))
+        let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers| {
+            Some(Weights::new(embedding?, head?, layers, final_norm))
         };
         if options.draft.is_some() {
             let layers = Layers::Device(draft_layers);
-            self.draft = weights(embedding.draft, head.draft, layers, options.draft);
+            self.draft = weights(embedding.draft, head.draft, layers);
         }
         if options.shadow {
             let layers = shadow_layers.finish(self)?;
-            self.shadow = weights(embedding.shadow, head.shadow, layers, None);
+            self.shadow = weights(embedding.shadow, head.shadow, layers);
         }
         Ok(())
     }
@@ -311,7 +311,10 @@ fn format_name(matrix: &Matrix) -> String {
         FORMAT_BF16 => Format::Bf16.to_string(),
         FORMAT_INT8 => Format::Int8.to_string(),
         FORMAT_FP8 => Format::Fp8.to_string(),
+        FORMAT_NF4 => Format::Nf4.to_string(),
         FORMAT_INT8_GROUP => format!("int8-g{}", matrix.group),
+        FORMAT_INT6_GROUP => format!("int6-g{}", matrix.group),
+        FORMAT_INT4_AFFINE => format!("int4a-g{}", matrix.group),
         _ => format!("int4-g{}", matrix.group),
     }
 }
@@ -322,22 +325,18 @@ fn takes_half(matrix: &Matrix) -> bool {
 }
 
 impl Weights {
-    /// `linear` is the format of the layers' matrices, if they were made in one: kernels read some formats
-    /// in the form of another.
     pub(crate) fn new(
         embedding: Matrix,
         head: Matrix,
         layers: Layers,
         final_norm: Address,
-        linear: Option<Format>,
     ) -> Self {
         let first = match &layers {
             Layers::Device(layers) => layers.first().map(|layer| layer.down),
             Layers::Host { layers, .. } => layers.first().map(|layer| layer.layer.down),
         };
         let down = first.unwrap_or(head);
-        let ends = format_name(&head);
-        let name = linear.map_or_else(|| format_name(&down), |format| format.to_string());
+        let (name, ends) = (format_name(&down), format_name(&head));
         let formats =
             if name == ends { name } else { format!("{name} (embedding and head {ends})") };
         let (half, half_head) = (takes_half(&down), takes_half(&head));

@@ -133,7 +133,7 @@ impl<D: Device> Maker<'_, D> {
                 layers.push(Layer { vectors, qkv, output, gate_up, down });
             }
         }
-        Ok(Weights::new(embedding, head, Layers::Device(layers), final_norm, Some(format)))
+        Ok(Weights::new(embedding, head, Layers::Device(layers), final_norm))
     }
 
     /// Rows of each of a layer's matrices, and their columns.

@@ -31,7 +31,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_queue: 1024, max_batch_rows: 256, verify_rows: 8, verify_wait: 2 }
+        Self { max_queue: 1024, max_batch_rows: 256, verify_rows: 16, verify_wait: 1 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Names that [`Format::from_str`] accepts, for error messages and help texts.
-pub const FORMAT_NAMES: &str = "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int6-g32, int6-g64, int6-g128, int4-g32, int4-g64, int4-g128, fp8";
+pub const FORMAT_NAMES: &str = "f16, bf16, int8, int8-g32, int8-g64, int8-g128, int6-g32, int6-g64, int6-g128, int4-g32, int4-g64, int4-g128, int4a-g32, int4a-g64, int4a-g128, nf4, fp8";
 
 /// Number of neighbouring weights of a row that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,17 +53,26 @@ pub enum Format {
     Int6Group(Group),
     /// Signed 4-bit codes in -8..=7 with one f16 scale per group, symmetric (no zero point).
     Int4Group(Group),
+    /// Signed 4-bit codes in -8..=7 with one f16 scale and one f16 offset, the value of code 0, per group.
+    Int4Affine(Group),
+    /// 4-bit numbers of a code book for normally distributed weights, see [`nf4`](crate::nf4), in blocks of
+    /// 64 with one 8-bit scale, and one f32 scale of these scales per row.
+    Nf4,
     /// 8-bit floats E4M3FN with one f32 scale per row.
     Fp8,
 }
 
 impl Format {
-    /// Whether weights are integer codes times a scale: those that kernels multiply with 8-bit activations
-    /// on a CPU.
+    /// Whether weights are integer codes times a scale, plus an offset at most: those that kernels multiply
+    /// with 8-bit activations on a CPU.
     pub const fn is_integer(self) -> bool {
         match self {
-            Self::F16 | Self::Bf16 | Self::Fp8 => false,
-            Self::Int8 | Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => true,
+            Self::F16 | Self::Bf16 | Self::Nf4 | Self::Fp8 => false,
+            Self::Int8
+            | Self::Int8Group(_)
+            | Self::Int6Group(_)
+            | Self::Int4Group(_)
+            | Self::Int4Affine(_) => true,
         }
     }
 
@@ -76,6 +85,8 @@ impl Format {
             | Self::Int8Group(_)
             | Self::Int6Group(_)
             | Self::Int4Group(_)
+            | Self::Int4Affine(_)
+            | Self::Nf4
             | Self::Fp8 => Self::Int8Group(Group::G32),
         }
     }
@@ -86,7 +97,7 @@ impl Format {
             Self::F16 | Self::Bf16 => 16,
             Self::Int8 | Self::Int8Group(_) | Self::Fp8 => 8,
             Self::Int6Group(_) => 6,
-            Self::Int4Group(_) => 4,
+            Self::Int4Group(_) | Self::Int4Affine(_) | Self::Nf4 => 4,
         }
     }
 
@@ -94,30 +105,20 @@ impl Format {
     pub const fn group(self) -> Option<Group> {
         match self {
             Self::F16 | Self::Bf16 | Self::Int8 | Self::Fp8 => None,
-            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => Some(group),
+            Self::Int8Group(group)
+            | Self::Int6Group(group)
+            | Self::Int4Group(group)
+            | Self::Int4Affine(group) => Some(group),
+            Self::Nf4 => Some(Group::G64),
         }
     }
 
-    /// Number of weights that share a scale in a row of `cols` weights: the group, or the whole row.
-    /// `None` for floats, which have no scale.
-    pub const fn group_len(self, cols: usize) -> Option<usize> {
-        match self {
-            Self::F16 | Self::Bf16 => None,
-            Self::Int8 | Self::Fp8 => Some(cols),
-            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
-                Some(group.len())
-            }
-        }
-    }
-
-    /// Scales of a row of `cols` weights, the last group possibly a shorter one.
-    pub const fn scales_per_row(self, cols: usize) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 0,
-            Self::Int8 | Self::Fp8 => 1,
-            Self::Int8Group(group) | Self::Int6Group(group) | Self::Int4Group(group) => {
-                cols.div_ceil(group.len())
-            }
+    /// Groups of a row of `cols` weights, the last one possibly shorter; 0 where none share a scale but the
+    /// whole row.
+    pub const fn groups_per_row(self, cols: usize) -> usize {
+        match self.group() {
+            Some(group) => cols.div_ceil(group.len()),
+            None => 0,
         }
     }
 
@@ -130,16 +131,19 @@ impl Format {
             Self::Int8 | Self::Int8Group(_) | Self::Fp8 => Some(cols),
             // Four codes take three bytes.
             Self::Int6Group(_) => Some(cols / 4 * 3 + cols % 4),
-            Self::Int4Group(_) => Some(cols.div_ceil(2)),
+            Self::Int4Group(_) | Self::Int4Affine(_) | Self::Nf4 => Some(cols.div_ceil(2)),
         }
     }
 
-    /// Bytes of one scale: 4 per row, 2 per group, 0 for floats.
-    pub const fn scale_bytes(self) -> usize {
+    /// Bytes that the scales of a row of `cols` weights take, offsets included; 0 for floats.
+    pub const fn row_scale_bytes(self, cols: usize) -> usize {
+        let groups = self.groups_per_row(cols);
         match self {
             Self::F16 | Self::Bf16 => 0,
             Self::Int8 | Self::Fp8 => 4,
-            Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => 2,
+            Self::Int8Group(_) | Self::Int6Group(_) | Self::Int4Group(_) => 2 * groups,
+            Self::Int4Affine(_) => 4 * groups,
+            Self::Nf4 => 4 + groups,
         }
     }
 
@@ -148,8 +152,7 @@ impl Format {
     /// `cols` must not be 0: the quotient would be NaN.
     pub fn bits_per_weight(self, cols: usize) -> f64 {
         let codes = (cols * self.code_bits()).div_ceil(8);
-        let scales = self.scales_per_row(cols) * self.scale_bytes();
-        8.0 * (codes + scales) as f64 / cols as f64
+        8.0 * (codes + self.row_scale_bytes(cols)) as f64 / cols as f64
     }
 }
 
@@ -163,6 +166,8 @@ impl fmt::Display for Format {
             Self::Int8Group(group) => f.pad(&format!("int8-g{}", group.len())),
             Self::Int6Group(group) => f.pad(&format!("int6-g{}", group.len())),
             Self::Int4Group(group) => f.pad(&format!("int4-g{}", group.len())),
+            Self::Int4Affine(group) => f.pad(&format!("int4a-g{}", group.len())),
+            Self::Nf4 => f.pad("nf4"),
         }
     }
 }
@@ -175,6 +180,7 @@ impl FromStr for Format {
             "f16" => return Ok(Self::F16),
             "bf16" => return Ok(Self::Bf16),
             "int8" => return Ok(Self::Int8),
+            "nf4" => return Ok(Self::Nf4),
             "fp8" => return Ok(Self::Fp8),
             _ => {}
         }
@@ -188,7 +194,10 @@ impl FromStr for Format {
         if let Some(group) = grouped("int4-g") {
             return Ok(Self::Int4Group(group));
         }
-        let planned = name == "nf4" || grouped("int4a-g").is_some() || name.starts_with("plan:");
+        if let Some(group) = grouped("int4a-g") {
+            return Ok(Self::Int4Affine(group));
+        }
+        let planned = name.starts_with("plan:");
         let name = name.to_owned();
         Err(if planned { FormatError::NotYet { name } } else { FormatError::Unknown { name } })
     }
@@ -222,6 +231,8 @@ mod tests {
         all.extend(GROUPS.map(Format::Int8Group));
         all.extend(GROUPS.map(Format::Int6Group));
         all.extend(GROUPS.map(Format::Int4Group));
+        all.extend(GROUPS.map(Format::Int4Affine));
+        all.push(Format::Nf4);
         all.push(Format::Fp8);
         all
     }
@@ -238,7 +249,7 @@ mod tests {
 
     #[test]
     fn formats_of_later_versions_say_so() {
-        for name in ["nf4", "int4a-g32", "plan:mixed.toml"] {
+        for name in ["plan:", "plan:mixed.toml"] {
             let error = name.parse::<Format>().unwrap_err();
             assert_eq!(error, FormatError::NotYet { name: name.to_owned() });
             assert!(error.to_string().contains("int4-g32"), "{error}");
@@ -247,7 +258,9 @@ mod tests {
 
     #[test]
     fn other_names_are_unknown() {
-        for name in ["", "int4", "int4-g", "int4-g33", "INT8", "int8 ", "int4-g032", "int6-g1"] {
+        for name in
+            ["", "int4", "int4-g", "int4-g33", "INT8", "int8 ", "int4-g032", "int6-g1", "nf4-g64"]
+        {
             let error = name.parse::<Format>().unwrap_err();
             assert_eq!(error, FormatError::Unknown { name: name.to_owned() });
         }
@@ -273,6 +286,9 @@ mod tests {
         assert_eq!(Format::Int4Group(Group::G32).bits_per_weight(576), 4.5);
         // 576 = 4 · 128 + 64: five scales.
         assert_eq!(Format::Int4Group(Group::G128).bits_per_weight(576), 4.0 + 80.0 / 576.0);
+        assert_eq!(Format::Int4Affine(Group::G32).bits_per_weight(576), 5.0);
+        // Nine blocks with a byte each, and four bytes for all.
+        assert_eq!(Format::Nf4.bits_per_weight(576), 4.0 + 8.0 * 13.0 / 576.0);
         // Three codes take two bytes, and one scale two more.
         assert_eq!(Format::Int4Group(Group::G32).bits_per_weight(3), 32.0 / 3.0);
     }

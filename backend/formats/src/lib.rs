@@ -16,8 +16,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod affine;
 pub mod e4m3;
 mod format;
+pub mod nf4;
 mod packed;
 mod scale;
 

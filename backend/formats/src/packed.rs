@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::scale::{self, CodeRange, ScaleType};
-use crate::{Format, Group, e4m3};
+use crate::{Format, Group, affine, e4m3, nf4};
 
 /// Scales of a packed matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +14,20 @@ pub enum Scales {
     PerRow(Box<[f32]>),
     /// One per group, row-major, `ceil(cols / group)` to a row.
     PerGroup(Box<[f16]>),
+    /// As many scales, and as many offsets.
+    Affine {
+        /// Distances between neighbouring codes.
+        scales: Box<[f16]>,
+        /// Values of code 0.
+        offsets: Box<[f16]>,
+    },
+    /// A scale for each row, and a factor for each of its groups, as many as above.
+    Nested {
+        /// Scales of the rows.
+        rows: Box<[f32]>,
+        /// Factors, 0 to 255.
+        groups: Box<[u8]>,
+    },
 }
 
 /// A matrix of weights in the canonical layout of its [`Format`].
@@ -22,8 +36,12 @@ pub enum Scales {
 /// endian; 8-bit codes one byte, two's complement, or E4M3FN. Two 4-bit codes share a byte: element 2i sits in
 /// the low nibble, 2i + 1 in the high one, each as code + 8; the spare nibble of an odd row holds
 /// code 0. Four 6-bit codes share three bytes: as code + 32, element 4i + j takes the bits 6j .. 6j + 6
-/// of a little-endian number; the last number of a row ends with the byte of its last code. A weight's exact value is its code times its scale, rounded once to f32. Scales may be
-/// negative.
+/// of a little-endian number; the last number of a row ends with the byte of its last code. Codes of
+/// [`nf4`] lie as 4-bit codes, but unsigned, with the code of zero in a spare nibble.
+///
+/// A weight's exact value is its number times its scale plus its offset, rounded once to f32, where the number
+/// is the integer code, or what the code of a float stands for. Scales may be negative; nested ones are the
+/// product of the row's scale and the group's factor, rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
     format: Format,
@@ -81,6 +99,8 @@ impl Packed {
             Format::Int4Group(group) => {
                 Scales::PerGroup(quantize_4_bit(cols, group, weights, &mut codes))
             }
+            Format::Int4Affine(group) => quantize_affine(cols, group, weights, &mut codes),
+            Format::Nf4 => quantize_nf4(cols, weights, &mut codes),
         };
         Ok(Self { format, rows, cols, row_bytes, codes: codes.into(), scales })
     }
@@ -131,22 +151,51 @@ impl Packed {
     ///
     /// If the position is out of range, or the format has no integer codes.
     pub fn code(&self, row: usize, col: usize) -> i8 {
+        let bits = self.bits(row, col);
+        match self.format {
+            Format::F16 | Format::Bf16 | Format::Nf4 | Format::Fp8 => {
+                panic!("{} has no integer codes", self.format)
+            }
+            Format::Int8 | Format::Int8Group(_) => bits as i8,
+            Format::Int6Group(_) => bits as i8 - 32,
+            Format::Int4Group(_) | Format::Int4Affine(_) => bits as i8 - 8,
+        }
+    }
+
+    /// The number that the code of one weight stands for, exactly: what is multiplied with its scale.
+    ///
+    /// # Panics
+    ///
+    /// If the position is out of range.
+    pub fn number(&self, row: usize, col: usize) -> f32 {
+        let bits = self.bits(row, col);
+        match self.format {
+            Format::F16 => f16::from_bits(bits).to_f32(),
+            Format::Bf16 => bf16::from_bits(bits).to_f32(),
+            Format::Fp8 => e4m3::value(bits as u8),
+            Format::Nf4 => nf4::NUMBERS[usize::from(bits)],
+            Format::Int8
+            | Format::Int8Group(_)
+            | Format::Int6Group(_)
+            | Format::Int4Group(_)
+            | Format::Int4Affine(_) => f32::from(self.code(row, col)),
+        }
+    }
+
+    /// The bits of one weight's code, as stored.
+    fn bits(&self, row: usize, col: usize) -> u16 {
         assert!(col < self.cols, "column {col} of {}", self.cols);
         let codes = self.row_codes(row);
         match self.format {
-            Format::F16 | Format::Bf16 | Format::Fp8 => {
-                panic!("{} has no integer codes", self.format)
-            }
-            Format::Int8 | Format::Int8Group(_) => codes[col] as i8,
+            Format::F16 | Format::Bf16 => u16::from_le_bytes([codes[2 * col], codes[2 * col + 1]]),
+            Format::Int8 | Format::Int8Group(_) | Format::Fp8 => u16::from(codes[col]),
             Format::Int6Group(_) => {
                 let (byte, shift) = (col / 4 * 3 + col % 4 * 6 / 8, col % 4 * 6 % 8);
                 let next = codes.get(byte + 1).copied().unwrap_or(0);
-                let code = u16::from_le_bytes([codes[byte], next]) >> shift & 63;
-                code as i8 - 32
+                u16::from_le_bytes([codes[byte], next]) >> shift & 63
             }
-            Format::Int4Group(_) => {
-                let nibble = (codes[col / 2] >> (4 * (col % 2))) & 15;
-                nibble as i8 - 8
+            Format::Int4Group(_) | Format::Int4Affine(_) | Format::Nf4 => {
+                u16::from(codes[col / 2] >> (4 * (col % 2)) & 15)
             }
         }
     }
@@ -157,19 +206,38 @@ impl Packed {
     ///
     /// If the position is out of range.
     pub fn scale(&self, row: usize, col: usize) -> f32 {
+        let group = self.group(row, col);
+        match &self.scales {
+            Scales::None => 1.0,
+            Scales::PerRow(scales) => scales[row],
+            Scales::PerGroup(scales) | Scales::Affine { scales, .. } => scales[group].to_f32(),
+            Scales::Nested { rows, groups } => f32::from(groups[group]) * rows[row],
+        }
+    }
+
+    /// What is added to one weight's number times its scale; 0 for symmetric formats.
+    ///
+    /// # Panics
+    ///
+    /// If the position is out of range.
+    pub fn offset(&self, row: usize, col: usize) -> f32 {
+        let group = self.group(row, col);
+        match &self.scales {
+            Scales::Affine { offsets, .. } => offsets[group].to_f32(),
+            Scales::None | Scales::PerRow(_) | Scales::PerGroup(_) | Scales::Nested { .. } => 0.0,
+        }
+    }
+
+    /// Index of the group of one weight, where there are groups.
+    fn group(&self, row: usize, col: usize) -> usize {
         assert!(
             row < self.rows && col < self.cols,
             "({row}, {col}) of {}×{}",
             self.rows,
             self.cols
         );
-        match (&self.scales, self.format.group()) {
-            (Scales::PerRow(scales), _) => scales[row],
-            (Scales::PerGroup(scales), Some(group)) => {
-                scales[row * self.format.scales_per_row(self.cols) + col / group.len()].to_f32()
-            }
-            (Scales::PerGroup(_), None) | (Scales::None, _) => 1.0,
-        }
+        let len = self.format.group().map_or(self.cols, Group::len);
+        row * self.format.groups_per_row(self.cols) + col / len
     }
 
     /// The exact value of one weight.
@@ -178,17 +246,12 @@ impl Packed {
     ///
     /// If the position is out of range.
     pub fn value(&self, row: usize, col: usize) -> f32 {
-        assert!(col < self.cols, "column {col} of {}", self.cols);
-        let two_bytes = || {
-            let codes = self.row_codes(row);
-            [codes[2 * col], codes[2 * col + 1]]
-        };
-        match self.format {
-            Format::F16 => f16::from_le_bytes(two_bytes()).to_f32(),
-            Format::Bf16 => bf16::from_le_bytes(two_bytes()).to_f32(),
-            Format::Fp8 => e4m3::value(self.row_codes(row)[col]) * self.scale(row, col),
-            Format::Int8 | Format::Int8Group(_) | Format::Int6Group(_) | Format::Int4Group(_) => {
-                f32::from(self.code(row, col)) * self.scale(row, col)
+        let product = self.number(row, col) * self.scale(row, col);
+        match &self.scales {
+            // An affine product takes 15 bits, so the sum is the one place that rounds.
+            Scales::Affine { .. } => product + self.offset(row, col),
+            Scales::None | Scales::PerRow(_) | Scales::PerGroup(_) | Scales::Nested { .. } => {
+                product
             }
         }
     }
@@ -211,6 +274,10 @@ impl Packed {
             Scales::None => 0,
             Scales::PerRow(scales) => size_of_val::<[f32]>(scales),
             Scales::PerGroup(scales) => size_of_val::<[f16]>(scales),
+            Scales::Affine { scales, offsets } => {
+                size_of_val::<[f16]>(scales) + size_of_val::<[f16]>(offsets)
+            }
+            Scales::Nested { rows, groups } => size_of_val::<[f32]>(rows) + groups.len(),
         };
         self.codes.len() + scales
     }
@@ -274,6 +341,10 @@ fn limit(format: Format) -> f32 {
         Format::Int8Group(_) => <f16 as ScaleType>::MAX * scale::INT8.high,
         Format::Int6Group(_) => <f16 as ScaleType>::MAX * scale::INT6.high,
         Format::Int4Group(_) => <f16 as ScaleType>::MAX * scale::INT4.high,
+        // An offset reaches as far, and half the distance between two of these is less than eight scales.
+        Format::Int4Affine(_) => <f16 as ScaleType>::MAX,
+        // So that the sums over a block stay finite.
+        Format::Nf4 => f32::MAX / 256.0,
     }
 }
 
@@ -350,10 +421,49 @@ fn quantize_6_bit(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>)
 }
 
 fn quantize_4_bit(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>) -> Box<[f16]> {
-    let nibble = |code: i8| (code + 8) as u8;
     quantize_rows(cols, group.len(), scale::INT4, weights, |row| {
-        let (pairs, rest) = row.as_chunks::<2>();
-        out.extend(pairs.iter().map(|&[low, high]| nibble(low) | nibble(high) << 4));
-        out.extend(rest.iter().map(|&last| nibble(last) | nibble(0) << 4));
+        extend_nibbles(out, row, 0, biased);
     })
+}
+
+fn quantize_affine(cols: usize, group: Group, weights: &[f32], out: &mut Vec<u8>) -> Scales {
+    let (mut scales, mut offsets) = (Vec::new(), Vec::new());
+    let mut codes = vec![0_i8; cols];
+    for row in weights.chunks_exact(cols) {
+        for (weights, codes) in row.chunks(group.len()).zip(codes.chunks_mut(group.len())) {
+            let grid = affine::search(weights);
+            affine::encode(weights, grid, codes);
+            // Halves already.
+            scales.push(f16::from_f32(grid.scale));
+            offsets.push(f16::from_f32(grid.offset));
+        }
+        extend_nibbles(out, &codes, 0, biased);
+    }
+    Scales::Affine { scales: scales.into(), offsets: offsets.into() }
+}
+
+fn quantize_nf4(cols: usize, weights: &[f32], out: &mut Vec<u8>) -> Scales {
+    let (mut rows, mut groups) = (Vec::new(), Vec::new());
+    let mut codes = vec![0; cols];
+    let mut scales = Vec::new();
+    for row in weights.chunks_exact(cols) {
+        let blocks = row.chunks(Group::G64.len()).zip(codes.chunks_mut(Group::G64.len()));
+        scales.clear();
+        scales.extend(blocks.map(|(weights, codes)| nf4::encode(weights, codes)));
+        rows.push(nf4::nest(&scales, &mut groups));
+        extend_nibbles(out, &codes, nf4::ZERO, |code| code);
+    }
+    Scales::Nested { rows: rows.into(), groups: groups.into() }
+}
+
+/// Appends a row of codes, two to a byte; the code of `zero` fills the last.
+fn extend_nibbles<T: Copy>(out: &mut Vec<u8>, row: &[T], zero: T, nibble: impl Fn(T) -> u8) {
+    let (pairs, rest) = row.as_chunks::<2>();
+    out.extend(pairs.iter().map(|&[low, high]| nibble(low) | nibble(high) << 4));
+    out.extend(rest.iter().map(|&last| nibble(last) | nibble(zero) << 4));
+}
+
+/// A signed code as a nibble.
+fn biased(code: i8) -> u8 {
+    (code + 8) as u8
 }

@@ -195,18 +195,24 @@ fn shifted(steps: f32, range: CodeRange) -> f32 {
     steps + ROUND
 }
 
+/// The nearest code, ties to even, saturating.
+#[inline(always)]
+pub(crate) fn rounded(steps: f32, range: CodeRange) -> f32 {
+    shifted(steps, range) - ROUND
+}
+
 /// The code of `weight`. `scale` must not be zero.
 #[inline(always)]
 fn code(weight: f32, scale: f32, range: CodeRange) -> f32 {
-    shifted(weight / scale, range) - ROUND
+    rounded(weight / scale, range)
 }
 
 /// Lanes of the sums below. Float addition is not reassociated by the compiler, so vectors must be
 /// written as such.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// The largest magnitude.
-fn largest(weights: &[f32]) -> f32 {
+pub(crate) fn largest(weights: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if a < b { b } else { a };
     let (chunks, rest) = weights.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
@@ -281,7 +287,7 @@ fn least_squares(weights: &[f32], scale: f32, range: CodeRange) -> Option<f32> {
 
 /// The sums of both terms.
 #[inline(always)]
-fn sum_lanes(weights: &[f32], term: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
+pub(crate) fn sum_lanes(weights: &[f32], term: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
     let (mut first, mut second) = ([0.0_f32; LANES], [0.0_f32; LANES]);
     let mut add = |i: usize, w: f32| {
         let [a, b] = term(w);

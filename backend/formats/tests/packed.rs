@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use rewind_formats::{Format, Group, PackError, Packed, Scales, e4m3};
+use rewind_formats::{Format, Group, PackError, Packed, Scales, e4m3, nf4};
 
-const FORMATS: [Format; 13] = [
+const FORMATS: [Format; 17] = [
     Format::F16,
     Format::Bf16,
     Format::Int8,
@@ -17,6 +17,10 @@ const FORMATS: [Format; 13] = [
     Format::Int4Group(Group::G32),
     Format::Int4Group(Group::G64),
     Format::Int4Group(Group::G128),
+    Format::Int4Affine(Group::G32),
+    Format::Int4Affine(Group::G64),
+    Format::Int4Affine(Group::G128),
+    Format::Nf4,
     Format::Fp8,
 ];
 
@@ -41,7 +45,7 @@ fn dequantize(packed: &Packed) -> Vec<f32> {
 fn check_integer(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
     let (format, cols) = (packed.format(), packed.cols());
     let (low, high) = code_range(format);
-    let group = format.group_len(cols).unwrap();
+    let group = format.group().map_or(cols, Group::len);
     let restored = dequantize(packed);
     for row in 0..packed.rows() {
         for start in (0..cols).step_by(group) {
@@ -122,6 +126,83 @@ fn check_e4m3(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Every code is a nearest one to its weight on the grid of its group, and no group is worse than with the
+/// grid from its lowest weight to its highest.
+fn check_affine(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
+    let (cols, half) = (packed.cols(), |x: f64| f64::from(f16::from_f64(x).to_f32()));
+    let len = packed.format().group().unwrap().len();
+    for (row, weights) in weights.chunks_exact(cols).enumerate() {
+        for (group, weights) in weights.chunks(len).enumerate() {
+            let first = group * len;
+            let (scale, offset) = (packed.scale(row, first), packed.offset(row, first));
+            let (low, high) = weights
+                .iter()
+                .fold((f64::MAX, f64::MIN), |(l, h), &w| (l.min(w.into()), h.max(w.into())));
+            let plain = half((high - low) / 15.0);
+            let plain = [plain, half(low + 8.0 * plain)];
+            let least = |w: f64, [scale, offset]: [f64; 2]| {
+                let off = (-8..=7).map(|q| (w - (f64::from(q) * scale + offset)).abs());
+                off.fold(f64::INFINITY, f64::min)
+            };
+            let (mut error, mut plain_error) = (0.0, 0.0);
+            for (i, &w) in weights.iter().enumerate() {
+                let (code, value) = (packed.code(row, first + i), packed.value(row, first + i));
+                prop_assert!((-8..=7).contains(&code));
+                prop_assert_eq!(value, f32::from(code) * scale + offset);
+                let (w, off) = (f64::from(w), (f64::from(w) - f64::from(value)).abs());
+                // Dividing in f32 may settle a tie either way, and sums round.
+                let tie = w.abs().max(f64::from(offset.abs())) * 1e-6;
+                let nearest = least(w, [scale, offset].map(f64::from));
+                prop_assert!(off <= nearest + tie, "{w} became {value}: {scale}, {offset}");
+                error += off * off;
+                plain_error += least(w, plain).powi(2);
+            }
+            let largest = low.abs().max(high.abs());
+            prop_assert!(
+                error
+                    <= plain_error * 1.0001 + 1e-30 * largest.max(1.0) + largest * largest * 1e-11,
+                "{error} against {plain_error}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Every code is a nearest one to its weight over the block's largest, and no number is further off than half
+/// the widest gap between two of them, and what rounding the scale to 8 bits and fitting it move.
+fn check_nf4(packed: &Packed, weights: &[f32]) -> Result<(), TestCaseError> {
+    let Scales::Nested { rows, groups } = packed.scales() else { panic!("{:?}", packed.scales()) };
+    let per_row = packed.format().groups_per_row(packed.cols());
+    prop_assert_eq!((rows.len(), groups.len()), (packed.rows(), packed.rows() * per_row));
+    for (row, weights) in weights.chunks_exact(packed.cols()).enumerate() {
+        let step = f64::from(rows[row]);
+        for (block, weights) in weights.chunks(64).enumerate() {
+            let largest = weights.iter().fold(0.0_f64, |m, &w| m.max(f64::from(w).abs()));
+            let scale = f64::from(packed.scale(row, block * 64));
+            prop_assert_eq!(scale as f32, f32::from(groups[row * per_row + block]) * rows[row]);
+            let (mut error, mut covering) = (0.0, 0.0);
+            for (i, &w) in weights.iter().enumerate() {
+                let col = block * 64 + i;
+                let (number, value) = (packed.number(row, col), packed.value(row, col));
+                prop_assert_eq!(value, number * packed.scale(row, col));
+                let (number, w) = (f64::from(number), f64::from(w));
+                let share = if largest == 0.0 { 0.0 } else { w / largest };
+                let off = |number: f64| (number - share).abs();
+                let nearest = nf4::NUMBERS.iter().map(|&n| off(n.into())).fold(2.0, f64::min);
+                // Below the normal numbers divisions round coarsely.
+                let tie = if largest < 1e-36 { 1.0 } else { 1e-6 };
+                prop_assert!(off(number) <= nearest + tie, "{w} of {largest} became {number}");
+                error += (w - number * scale).powi(2);
+                covering += (w - number * largest).powi(2);
+            }
+            // The fitted scale is no worse than the largest magnitude, but for its rounding to a step.
+            let rounding = (weights.len() as f64).sqrt() * (step / 2.0 + largest * 1e-5) + 1e-40;
+            prop_assert!(error.sqrt() <= covering.sqrt() + rounding, "{error} against {covering}");
+        }
+    }
+    Ok(())
+}
+
 fn check(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<(), TestCaseError> {
     let packed = Packed::quantize(format, rows, cols, weights).unwrap();
     prop_assert_eq!((packed.format(), packed.rows(), packed.cols()), (format, rows, cols));
@@ -139,6 +220,8 @@ fn check(format: Format, rows: usize, cols: usize, weights: &[f32]) -> Result<()
             prop_assert_eq!(dequantize(&packed), expected);
         }
         Format::Fp8 => check_e4m3(&packed, weights)?,
+        Format::Int4Affine(_) => check_affine(&packed, weights)?,
+        Format::Nf4 => check_nf4(&packed, weights)?,
         _ => check_integer(&packed, weights)?,
     }
     Ok(())
@@ -209,6 +292,29 @@ fn nibbles_lie_as_documented() {
 }
 
 #[test]
+fn numbers_of_the_code_book_are_exact_and_lie_as_documented() {
+    let weights = [1.0, -1.0, nf4::NUMBERS[3], 0.0, nf4::NUMBERS[12]];
+    let packed = Packed::quantize(Format::Nf4, 1, 5, &weights).unwrap();
+    assert_eq!(packed.row_codes(0), [0x0f, 0x73, 0x7c]);
+    assert_eq!(packed.scale(0, 0), 1.0);
+    assert_eq!(dequantize(&packed), weights);
+    // A block of a quarter of the size takes 64 of 255 steps.
+    let weights = [[1.0; 64], [-0.25; 64]].concat();
+    let packed = Packed::quantize(Format::Nf4, 1, 128, &weights).unwrap();
+    let Scales::Nested { rows, groups } = packed.scales() else { panic!("{:?}", packed.scales()) };
+    assert_eq!((&rows[..], &groups[..]), (&[1.0 / 255.0][..], &[255, 64][..]));
+}
+
+#[test]
+fn an_offset_takes_up_what_a_group_has_in_common() {
+    let weights: Vec<f32> = (0..32).map(|i| 5.0 + (i % 16) as f32 * 0.25).collect();
+    let packed = Packed::quantize(Format::Int4Affine(Group::G32), 1, 32, &weights).unwrap();
+    assert_eq!((packed.scale(0, 0), packed.offset(0, 31)), (0.25, 7.0));
+    assert_eq!(packed.row_codes(0)[..3], [0x10, 0x32, 0x54]);
+    assert_eq!(dequantize(&packed), weights);
+}
+
+#[test]
 fn six_bit_codes_lie_as_documented() {
     let weights = [-32.0, 31.0, 1.0, -1.0, 0.0, 7.0, -20.0];
     let packed = Packed::quantize(Format::Int6Group(Group::G32), 1, 7, &weights).unwrap();
@@ -248,10 +354,12 @@ fn extremes_of_each_format_are_taken_and_what_lies_beyond_is_not() {
         (Format::Int8Group(Group::G32), 65504.0 * 127.0),
         (Format::Int6Group(Group::G128), 65504.0 * 31.0),
         (Format::Int4Group(Group::G64), 65504.0 * 7.0),
+        (Format::Int4Affine(Group::G32), 65504.0),
+        (Format::Nf4, f32::MAX / 256.0),
         (Format::Fp8, f32::MAX / 2.0),
     ] {
-        let packed = Packed::quantize(format, 1, 3, &[limit, -limit, 0.0]).unwrap();
-        for (x, w) in dequantize(&packed).iter().zip([limit, -limit, 0.0]) {
+        let packed = Packed::quantize(format, 1, 3, &[limit, -limit, -limit]).unwrap();
+        for (x, w) in dequantize(&packed).iter().zip([limit, -limit, -limit]) {
             assert!(x.is_finite() && (x - w).abs() <= limit * 1e-3, "{format}: {w} became {x}");
         }
         let beyond = -f32::from_bits(limit.to_bits() + 1);

@@ -56,10 +56,7 @@ fn one_input(lab: &mut Lab<'_>) -> Result<()> {
             let input = x.values[k * cols + k];
             for (o, &got) in out.iter().enumerate() {
                 let what = || format!("{}: weight ({o}, {k}) times {input}", weights.name);
-                if let Some((code, scale)) = weights.code_and_scale(o, k) {
-                    // code · input is exact in f32; zeros are positive before the scale of a row.
-                    let zero = if weights.has_row_scales() { 0.0 * scale } else { 0.0 };
-                    let expected = scale * (code * input) + zero;
+                if let Some(expected) = weights.alone(o, k, input) {
                     ensure!(got == expected, "{} is {got}, not {expected}", what());
                 } else {
                     // The sum of the parts of the input: two steps of f32 at most. Less than the last part.

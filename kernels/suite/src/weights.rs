@@ -1,7 +1,8 @@
 //! Random matrices in every format that the products take.
 
 use anyhow::Result;
-use rewind_formats::{FORMAT_NAMES, Format, Packed, e4m3};
+use half::f16;
+use rewind_formats::{FORMAT_NAMES, Format, Packed, Scales};
 use rewind_kernels::arguments::{Address, Matrix};
 use rewind_kernels::packing::{Elements, Order, Tiles};
 
@@ -57,29 +58,34 @@ impl Weights {
         matches!(&self.storage, Storage::Packed(packed) if packed.format().code_bits() < 16)
     }
 
-    /// Whether a row has one scale, which comes after the whole sum.
-    pub(crate) fn has_row_scales(&self) -> bool {
-        matches!(&self.storage, Storage::Packed(packed) if packed.format().scale_bytes() == 4)
-    }
-
-    /// A weight's exact value.
+    /// A weight's exact value, as kernels see it.
     pub(crate) fn value(&self, row: usize, col: usize) -> f32 {
         match &self.storage {
             Storage::F32(values) => values[row * self.cols + col],
+            Storage::Packed(packed) if packed.format() == Format::Nf4 => {
+                rounded(packed.number(row, col)) * packed.scale(row, col)
+            }
             Storage::Packed(packed) => packed.value(row, col),
         }
     }
 
-    /// Code, as a number, and scale of a weight of less than 16 bits.
-    pub(crate) fn code_and_scale(&self, row: usize, col: usize) -> Option<(f32, f32)> {
-        match &self.storage {
-            Storage::Packed(packed) if packed.format() == Format::Fp8 => {
-                Some((e4m3::value(packed.row_codes(row)[col]), packed.scale(row, col)))
+    /// The product of one weight of less than 16 bits and an input, if all others are zero, in f32: the number
+    /// times the input is exact, zeros are positive, and what comes then is rounded step by step.
+    pub(crate) fn alone(&self, row: usize, col: usize, input: f32) -> Option<f32> {
+        let Storage::Packed(packed) = &self.storage else { return None };
+        let product = rounded(packed.number(row, col)) * input + 0.0;
+        let scale = packed.scale(row, col);
+        match packed.scales() {
+            Scales::None => None,
+            Scales::PerRow(_) => Some(product * scale),
+            Scales::PerGroup(_) => Some(product * scale + 0.0),
+            Scales::Affine { .. } => {
+                Some(packed.offset(row, col).mul_add(input, product * scale + 0.0))
             }
-            Storage::Packed(packed) if packed.format().is_integer() => {
-                Some((f32::from(packed.code(row, col)), packed.scale(row, col)))
+            Scales::Nested { rows, groups } => {
+                let group = row * self.cols.div_ceil(64) + col / 64;
+                Some((product * f32::from(groups[group]) + 0.0) * rows[row])
             }
-            Storage::Packed(_) | Storage::F32(_) => None,
         }
     }
 
@@ -94,6 +100,11 @@ impl Weights {
             Storage::Packed(packed) => Elements::Packed(packed),
         }
     }
+}
+
+/// A number as an operand of the products: all but those of NF4 are exact in f16.
+fn rounded(number: f32) -> f32 {
+    f16::from_f32(number).to_f32()
 }
 
 /// f32 and all the formats that have a name.

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
+use rewind_formats::nf4;
 
 use super::panel::{AHEAD, E4M3_BIAS, Panel, PanelKernel, QUADS};
 use crate::rows::ActivationBlock;
@@ -122,6 +123,24 @@ impl Panel for Avx512 {
             let rest = _mm512_slli_epi32::<20>(_mm512_and_si512(wide, _mm512_set1_epi32(0x7f)));
             let bits = _mm512_castsi512_ps(_mm512_or_si512(sign, rest));
             _mm512_mul_ps(bits, _mm512_set1_ps(E4M3_BIAS))
+        })
+    }
+
+    #[inline(always)]
+    fn load_nf4(self, from: &[u8; WIDTH], high: bool) -> __m512 {
+        // Of an index, the low four bits count.
+        let numbers = self.load(&nf4::NUMBERS);
+        with!(self, {
+            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let codes = if high { _mm512_srli_epi32::<4>(wide) } else { wide };
+            _mm512_permutexvar_ps(codes, numbers)
+        })
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; WIDTH]) -> __m512 {
+        with!(self, {
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
         })
     }
 

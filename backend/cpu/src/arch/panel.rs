@@ -53,6 +53,10 @@ pub(crate) trait Panel: Copy + Send + Sync + 'static {
     fn load_bf16(self, from: &Self::Lanes<bf16>) -> Self::F;
     /// Lanes from E4M3FN codes that are no NaN, exactly.
     fn load_e4m3(self, from: &Self::Lanes<u8>) -> Self::F;
+    /// Lanes from the NF4 codes in the low or the high nibbles, exactly.
+    fn load_nf4(self, from: &Self::Lanes<u8>, high: bool) -> Self::F;
+    /// Lanes from bytes, exactly.
+    fn load_u8(self, from: &Self::Lanes<u8>) -> Self::F;
     /// Lanes to memory.
     fn store(self, v: Self::F, to: &mut Self::Lanes<f32>);
 
@@ -109,7 +113,7 @@ mod tests {
     use std::array;
 
     use proptest::prelude::*;
-    use rewind_formats::e4m3;
+    use rewind_formats::{e4m3, nf4};
 
     use super::*;
     use crate::arch::Isa;
@@ -133,6 +137,8 @@ mod tests {
         f16: u32,
         bf16: u32,
         e4m3: u32,
+        nf4: [u32; 2],
+        byte: u32,
         sum: u32,
     }
 
@@ -166,6 +172,9 @@ mod tests {
             let (a, b) = (lanes(a), lanes(b));
             let small: Vec<_> = self.bytes.iter().map(|&byte| e4m3_of(byte)).collect();
             let small = lanes(p.load_e4m3(&P::lanes(&small)[0]));
+            let bytes = &P::lanes(self.bytes)[0];
+            let numbers = [false, true].map(|high| lanes(p.load_nf4(bytes, high)));
+            let bytes = lanes(p.load_u8(bytes));
             let row = |r: usize| Row {
                 eight: array::from_fn(|a| eight[a][r]),
                 six: array::from_fn(|a| six[a][r]),
@@ -173,6 +182,8 @@ mod tests {
                 f16: a[r].to_bits(),
                 bf16: b[r].to_bits(),
                 e4m3: small[r].to_bits(),
+                nf4: array::from_fn(|i| numbers[i][r].to_bits()),
+                byte: bytes[r].to_bits(),
                 sum: sum[r].to_bits(),
             };
             (0..P::WIDTH).map(row).collect()
@@ -213,6 +224,9 @@ mod tests {
             f16: a.to_bits(),
             bf16: b.to_bits(),
             e4m3: e4m3::value(e4m3_of(case.bytes[r])).to_bits(),
+            nf4: [0, 4]
+                .map(|shift| nf4::NUMBERS[usize::from(case.bytes[r] >> shift & 15)].to_bits()),
+            byte: f32::from(case.bytes[r]).to_bits(),
             sum: a.mul_add(3.7, a * b + a).to_bits(),
         }
     }

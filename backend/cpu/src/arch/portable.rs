@@ -3,7 +3,7 @@
 use std::array;
 
 use half::{bf16, f16};
-use rewind_formats::e4m3;
+use rewind_formats::{e4m3, nf4};
 
 use super::panel::{Panel, PanelKernel, QUADS};
 use super::{BLOCK, Kernel, LANES, Simd};
@@ -169,6 +169,16 @@ impl Panel for Portable {
     #[inline(always)]
     fn load_e4m3(self, from: &[u8; LANES]) -> Lanes {
         from.map(e4m3::value)
+    }
+
+    #[inline(always)]
+    fn load_nf4(self, from: &[u8; LANES], high: bool) -> Lanes {
+        from.map(|byte| nf4::NUMBERS[usize::from(if high { byte >> 4 } else { byte & 15 })])
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; LANES]) -> Lanes {
+        from.map(f32::from)
     }
 
     #[inline(always)]

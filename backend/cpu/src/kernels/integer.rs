@@ -12,7 +12,7 @@ use half::f16;
 use super::{Product, put};
 use crate::aligned::LINE;
 use crate::arch::{Panel, QUADS};
-use crate::matrix::BlockScales;
+use crate::matrix::{BlockScales, Groups};
 use crate::rows::ActivationBlock;
 
 /// A width of codes.
@@ -83,7 +83,10 @@ impl Width for Four {
 /// Scales of a panel.
 trait Scales<P: Panel>: Copy {
     /// Those of a block.
-    fn of(&self, p: P, block: usize) -> P::F;
+    type Block: Copy;
+    fn of(&self, p: P, block: usize) -> Self::Block;
+    /// Adds the dot products of a block to `total`.
+    fn add(p: P, scales: Self::Block, dots: P::F, x: &ActivationBlock, total: P::F) -> P::F;
 }
 
 /// One for each row.
@@ -95,17 +98,66 @@ struct GroupScales<'a, P: Panel> {
     shift: u32,
 }
 
+/// As many scales, and offsets.
+struct AffineScales<'a, P: Panel> {
+    scales: GroupScales<'a, P>,
+    offsets: GroupScales<'a, P>,
+}
+
 impl<P: Panel> Scales<P> for RowScales<'_, P> {
+    type Block = P::F;
+
     #[inline(always)]
     fn of(&self, p: P, _: usize) -> P::F {
         p.load(self.0)
     }
+
+    #[inline(always)]
+    fn add(p: P, scales: P::F, dots: P::F, x: &ActivationBlock, total: P::F) -> P::F {
+        p.fma(dots, p.mul(scales, p.splat(x.scale)), total)
+    }
+}
+
+impl<'a, P: Panel> GroupScales<'a, P> {
+    #[inline(always)]
+    fn new(groups: &'a Groups, panel: usize) -> Self {
+        let Groups { values, per_row, shift } = groups;
+        Self { groups: &P::lanes(values)[panel * per_row..][..*per_row], shift: *shift }
+    }
 }
 
 impl<P: Panel> Scales<P> for GroupScales<'_, P> {
+    type Block = P::F;
+
     #[inline(always)]
     fn of(&self, p: P, block: usize) -> P::F {
         p.load_f16(&self.groups[block >> self.shift])
+    }
+
+    #[inline(always)]
+    fn add(p: P, scales: P::F, dots: P::F, x: &ActivationBlock, total: P::F) -> P::F {
+        RowScales::add(p, scales, dots, x, total)
+    }
+}
+
+impl<P: Panel> Scales<P> for AffineScales<'_, P> {
+    type Block = [P::F; 2];
+
+    #[inline(always)]
+    fn of(&self, p: P, block: usize) -> [P::F; 2] {
+        [self.scales.of(p, block), self.offsets.of(p, block)]
+    }
+
+    #[inline(always)]
+    fn add(
+        p: P,
+        [scales, offsets]: [P::F; 2],
+        dots: P::F,
+        x: &ActivationBlock,
+        total: P::F,
+    ) -> P::F {
+        let total = RowScales::add(p, scales, dots, x, total);
+        p.fma(offsets, p.splat(x.scale * x.sum as f32), total)
     }
 }
 
@@ -126,9 +178,13 @@ pub(super) fn product<P: Panel, W: Width>(
                 let scales = RowScales::<P>(&P::lanes(scales)[panel]);
                 across::<P, W, _>(p, codes, scales, panel, product);
             }
-            BlockScales::Group { values, per_row, shift } => {
-                let groups = &P::lanes(values)[panel * per_row..][..*per_row];
-                let scales = GroupScales::<P> { groups, shift: *shift };
+            BlockScales::Group(groups) => {
+                let scales = GroupScales::<P>::new(groups, panel);
+                across::<P, W, _>(p, codes, scales, panel, product);
+            }
+            BlockScales::Affine { scales, offsets } => {
+                let [scales, offsets] = [scales, offsets].map(|g| GroupScales::new(g, panel));
+                let scales = AffineScales::<P> { scales, offsets };
                 across::<P, W, _>(p, codes, scales, panel, product);
             }
         }
@@ -187,10 +243,9 @@ fn tile<P: Panel, W: Width, S: Scales<P>, const A: usize>(
             activations[a] = &x[a][block];
         }
         let dots = W::dot(p, codes, activations);
-        let scale = scales.of(p, block);
+        let scales = scales.of(p, block);
         for a in 0..A {
-            let scale = p.mul(scale, p.splat(activations[a].scale));
-            totals[a] = p.fma(p.float(dots[a]), scale, totals[a]);
+            totals[a] = S::add(p, scales, p.float(dots[a]), activations[a], totals[a]);
         }
     }
     put(p, product, panel, m, totals);
@@ -212,3 +267,11 @@ impl<P: Panel> Clone for GroupScales<'_, P> {
 }
 
 impl<P: Panel> Copy for GroupScales<'_, P> {}
+
+impl<P: Panel> Clone for AffineScales<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Panel> Copy for AffineScales<'_, P> {}

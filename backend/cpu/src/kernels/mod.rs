@@ -11,7 +11,10 @@ mod tests;
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 pub(crate) use self::elementwise::{Head, Norm, Quantize, SwiGlu};
+use self::float::{E4m3, Nf4, RowScales, Unscaled};
 use crate::arch::{BLOCK, Isa, Panel, PanelKernel};
 use crate::matrix::{Data, Matrix};
 use crate::rows::ActivationBlock;
@@ -73,10 +76,21 @@ impl PanelKernel for Product<'_> {
         let stride = self.weights.stride();
         let blocks = stride / BLOCK;
         match self.weights.data() {
-            Data::F32(data) => float::product(p, data, &[], stride, &mut self),
-            Data::F16(data) => float::product(p, data, &[], stride, &mut self),
-            Data::Bf16(data) => float::product(p, data, &[], stride, &mut self),
-            Data::Fp8(data, scales) => float::product(p, data, scales, stride, &mut self),
+            Data::F32(data) => {
+                float::product::<P, f32, _>(p, data, Unscaled, stride, &mut self);
+            }
+            Data::F16(data) => {
+                float::product::<P, f16, _>(p, data, Unscaled, stride, &mut self);
+            }
+            Data::Bf16(data) => {
+                float::product::<P, bf16, _>(p, data, Unscaled, stride, &mut self);
+            }
+            Data::Fp8(data, scales) => {
+                float::product::<P, E4m3, _>(p, data, RowScales(scales), stride, &mut self);
+            }
+            Data::Nf4(data, scales) => {
+                float::product::<P, Nf4, _>(p, data, scales, stride, &mut self);
+            }
             Data::Int8(codes, scales) => {
                 let codes = codes.as_chunks().0;
                 integer::product::<P, integer::Eight>(p, codes, scales, blocks, &mut self);

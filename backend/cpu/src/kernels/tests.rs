@@ -1,6 +1,6 @@
 //! Every format, every instruction set, any number of rows: the bits of [`crate::order`].
 
-use rewind_formats::{FORMAT_NAMES, Format, Packed, e4m3};
+use rewind_formats::{FORMAT_NAMES, Format, Packed, Scales};
 
 use super::{Input, Norm, Product, Put, Quantize, SwiGlu};
 use crate::arch::Isa;
@@ -67,11 +67,23 @@ impl Case {
         match &self.packed {
             Some(packed) if packed.format().is_integer() => {
                 let codes: Vec<i8> = (0..self.cols).map(|col| packed.code(n, col)).collect();
-                order::integer_dot(&codes, |block| packed.scale(n, block * 32), x)
+                let scale = |block| packed.scale(n, block * 32);
+                match packed.scales() {
+                    Scales::Affine { .. } => {
+                        order::affine_dot(&codes, scale, |block| packed.offset(n, block * 32), x)
+                    }
+                    _ => order::integer_dot(&codes, scale, x),
+                }
             }
-            Some(packed) if packed.format() == Format::Fp8 => {
-                let codes: Vec<f32> = packed.row_codes(n).iter().map(|&c| e4m3::value(c)).collect();
-                order::float_dot(&codes, x) * packed.scale(n, 0)
+            Some(packed) if packed.format().code_bits() < 16 => {
+                let numbers: Vec<f32> = (0..self.cols).map(|col| packed.number(n, col)).collect();
+                match packed.scales() {
+                    Scales::Nested { rows, groups } => {
+                        let groups = &groups[n * self.cols.div_ceil(64)..];
+                        order::scaled_dot(&numbers, |run| groups[run].into(), x) * rows[n]
+                    }
+                    _ => order::float_dot(&numbers, x) * packed.scale(n, 0),
+                }
             }
             _ => {
                 let mut weights = vec![0.0; self.cols];

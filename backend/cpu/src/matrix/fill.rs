@@ -1,9 +1,10 @@
 //! Filling a matrix, on any number of threads.
 
 use half::{bf16, f16};
-use rewind_formats::{Format, PackError, Packed, Scales};
+use rewind_formats::{Format, PackError, Packed};
 
-use super::{BlockScales, Data, Elements, Layout, Matrix};
+use super::scales::PartScales;
+use super::{Data, Elements, Layout, Matrix};
 use crate::arch::BLOCK;
 
 impl Matrix {
@@ -16,7 +17,8 @@ impl Matrix {
             Data::F32(data) => PartData::F32(data),
             Data::F16(data) => PartData::F16(data),
             Data::Bf16(data) => PartData::Bf16(data),
-            Data::Fp8(codes, scales) => PartData::Fp8(codes, scales),
+            Data::Fp8(codes, scales) => PartData::Fp8(codes, PartScales::Row(scales)),
+            Data::Nf4(codes, scales) => PartData::Nf4(codes, scales.part()),
             Data::Int8(codes, scales) => PartData::Int8(codes, scales.part()),
             Data::Int6(codes, scales) => PartData::Int6(codes, scales.part()),
             Data::Int4(codes, scales) => PartData::Int4(codes, scales.part()),
@@ -49,30 +51,16 @@ enum PartData<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [f16]),
     Bf16(&'a mut [bf16]),
-    Fp8(&'a mut [u8], &'a mut [f32]),
+    Fp8(&'a mut [u8], PartScales<'a>),
+    Nf4(&'a mut [u8], PartScales<'a>),
     Int8(&'a mut [i8], PartScales<'a>),
     Int6(&'a mut [u8], PartScales<'a>),
     Int4(&'a mut [u8], PartScales<'a>),
 }
 
-#[derive(Debug)]
-enum PartScales<'a> {
-    Row(&'a mut [f32]),
-    Group(&'a mut [f16], usize),
-}
-
 impl Default for PartData<'_> {
     fn default() -> Self {
         Self::F32(&mut [])
-    }
-}
-
-impl BlockScales {
-    fn part(&mut self) -> PartScales<'_> {
-        match self {
-            Self::Row(scales) => PartScales::Row(scales),
-            Self::Group { values, per_row, .. } => PartScales::Group(values, *per_row),
-        }
     }
 }
 
@@ -84,9 +72,13 @@ impl<'a> PartData<'a> {
             Self::F16(data) => pair(data.split_at_mut(len), Self::F16),
             Self::Bf16(data) => pair(data.split_at_mut(len), Self::Bf16),
             Self::Fp8(codes, scales) => {
-                let (codes, more) = codes.split_at_mut(len);
-                let (scales, rest) = scales.split_at_mut(rows);
+                let ((codes, more), (scales, rest)) = (codes.split_at_mut(len), scales.split(rows));
                 (Self::Fp8(codes, scales), Self::Fp8(more, rest))
+            }
+            Self::Nf4(codes, scales) => {
+                let (codes, more) = codes.split_at_mut(len / 2);
+                let (scales, rest) = scales.split(rows);
+                (Self::Nf4(codes, scales), Self::Nf4(more, rest))
             }
             Self::Int8(codes, scales) => {
                 let ((codes, more), (scales, rest)) = (codes.split_at_mut(len), scales.split(rows));
@@ -101,17 +93,6 @@ impl<'a> PartData<'a> {
                 let (codes, more) = codes.split_at_mut(len / 2);
                 let (scales, rest) = scales.split(rows);
                 (Self::Int4(codes, scales), Self::Int4(more, rest))
-            }
-        }
-    }
-}
-
-impl PartScales<'_> {
-    fn split(self, rows: usize) -> (Self, Self) {
-        match self {
-            Self::Row(scales) => pair(scales.split_at_mut(rows), Self::Row),
-            Self::Group(values, per_row) => {
-                pair(values.split_at_mut(rows * per_row), |values| Self::Group(values, per_row))
             }
         }
     }
@@ -172,9 +153,13 @@ impl PartMut<'_> {
             }
             PartData::Fp8(to, scales) => {
                 copy(to, layout, at, cols, codes, |code| *code);
-                if let Scales::PerRow(from) = packed.scales() {
-                    scales[at..][..rows].copy_from_slice(from);
+                scales.copy(layout, at, packed.scales());
+            }
+            PartData::Nf4(to, scales) => {
+                for row in 0..rows {
+                    numbers(to, layout, at + row, cols, packed.row_codes(row));
                 }
+                scales.copy(layout, at, packed.scales());
             }
             PartData::Int8(to, scales) => {
                 for (row, codes) in codes.chunks(cols).enumerate() {
@@ -199,19 +184,11 @@ impl PartMut<'_> {
     }
 }
 
-impl PartScales<'_> {
-    fn copy(&mut self, layout: Layout, at: usize, from: &Scales) {
-        match (self, from) {
-            (Self::Row(to), Scales::PerRow(from)) => to[at..][..from.len()].copy_from_slice(from),
-            (Self::Group(to, per_row), Scales::PerGroup(from)) => {
-                for (row, from) in from.chunks(*per_row).enumerate() {
-                    for (group, scale) in from.iter().enumerate() {
-                        to[layout.scale(at + row, group, *per_row)] = *scale;
-                    }
-                }
-            }
-            (to, from) => unreachable!("{to:?} cannot hold {from:?}"),
-        }
+/// Puts the NF4 codes of a row of `cols`, two neighbours to a byte, in place.
+fn numbers(to: &mut [u8], layout: Layout, row: usize, cols: usize, codes: &[u8]) {
+    // Pairs are what they are in the matrix.
+    for (col, byte) in (0..cols).step_by(2).zip(codes) {
+        to[layout.number(row, col).0] = *byte;
     }
 }
 

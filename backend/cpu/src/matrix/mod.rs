@@ -12,6 +12,8 @@
 //!   q + 6, the first vector holds the low four bits of the first and the third, the next those of the
 //!   second and the fourth, in nibbles as above, and the last the high two bits of all, from the lowest
 //!   on;
+//! * codes of NF4 lie `[pair of inputs][row]`, the first of a pair in the low nibble: they become floats
+//!   one input after the other;
 //! * scales lie `[group][row]`, in 16 bits where there are groups: they are a ninth of a 4-bit matrix,
 //!   and a decode step is bound by its bytes.
 //!
@@ -22,14 +24,16 @@
 
 mod elements;
 mod fill;
+mod scales;
 
 use half::{bf16, f16};
-use rewind_formats::{Format, e4m3};
+use rewind_formats::{Format, Group, e4m3, nf4};
 
 use crate::aligned::Aligned;
 use crate::arch::{BLOCK, QUADS};
 pub(crate) use elements::Elements;
 pub(crate) use fill::PartMut;
+pub(crate) use scales::{BlockScales, Groups, NestedScales};
 
 /// A matrix of weights.
 #[derive(Debug)]
@@ -61,27 +65,14 @@ pub(crate) enum Data {
     Bf16(Aligned<bf16>),
     /// E4M3FN, and a scale for each row.
     Fp8(Aligned<u8>, Vec<f32>),
+    /// Codes of NF4, two to a byte.
+    Nf4(Aligned<u8>, NestedScales),
     /// 8-bit codes.
     Int8(Aligned<i8>, BlockScales),
     /// 6-bit codes + 32, four to three bytes.
     Int6(Aligned<u8>, BlockScales),
     /// 4-bit codes + 8, two to a byte.
     Int4(Aligned<u8>, BlockScales),
-}
-
-/// Scales of integer codes.
-#[derive(Debug)]
-pub(crate) enum BlockScales {
-    /// One for a row.
-    Row(Vec<f32>),
-    /// One for `1 << shift` blocks of a row.
-    Group {
-        values: Vec<f16>,
-        /// Scales of a row.
-        per_row: usize,
-        /// log₂ of the blocks in a group.
-        shift: u32,
-    },
 }
 
 /// How a matrix is to be stored.
@@ -97,6 +88,12 @@ impl Layout {
     /// Index of the float of a row of the matrix at an input.
     fn float(self, row: usize, col: usize) -> usize {
         (row / self.width * self.stride + col) * self.width + row % self.width
+    }
+
+    /// Index of the byte with the NF4 code of a row of the matrix at an input, and the code's shift.
+    fn number(self, row: usize, col: usize) -> (usize, u32) {
+        let pair = row / self.width * self.stride / 2 + col / 2;
+        (pair * self.width + row % self.width, 4 * (col as u32 % 2))
     }
 
     /// Index of the 8-bit code of a row of the matrix at an input.
@@ -130,25 +127,6 @@ impl Layout {
     }
 }
 
-impl BlockScales {
-    /// The scale of one block.
-    fn block(&self, layout: Layout, row: usize, block: usize) -> f32 {
-        match self {
-            Self::Row(scales) => scales[row],
-            Self::Group { values, per_row, shift } => {
-                values[layout.scale(row, block >> shift, *per_row)].to_f32()
-            }
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Row(scales) => size_of_val::<[f32]>(scales),
-            Self::Group { values, .. } => size_of_val::<[f16]>(values),
-        }
-    }
-}
-
 impl Matrix {
     /// A matrix of zeros in panels of `width` rows.
     pub(crate) fn zeroed(storage: Storage, width: usize, rows: usize, cols: usize) -> Self {
@@ -160,16 +138,11 @@ impl Matrix {
             Storage::Format(Format::F16) => Data::F16(Aligned::zeroed(len)),
             Storage::Format(Format::Bf16) => Data::Bf16(Aligned::zeroed(len)),
             Storage::Format(Format::Fp8) => Data::Fp8(Aligned::zeroed(len), vec![0.0; padded]),
+            Storage::Format(format @ Format::Nf4) => {
+                Data::Nf4(Aligned::zeroed(len / 2), NestedScales::zeroed(format, padded, cols))
+            }
             Storage::Format(format) => {
-                let scales = match format.group() {
-                    None => BlockScales::Row(vec![0.0; padded]),
-                    Some(group) => {
-                        let per_row = format.scales_per_row(cols);
-                        let shift = (group.len() / BLOCK).ilog2();
-                        let values = vec![f16::ZERO; padded * per_row];
-                        BlockScales::Group { values, per_row, shift }
-                    }
-                };
+                let scales = BlockScales::zeroed(format, padded, cols);
                 match format.code_bits() {
                     4 => Data::Int4(Aligned::zeroed(len / 2), scales),
                     6 => Data::Int6(Aligned::zeroed(len / 4 * 3), scales),
@@ -224,6 +197,7 @@ impl Matrix {
             Data::F16(data) => size_of_val::<[f16]>(data),
             Data::Bf16(data) => size_of_val::<[bf16]>(data),
             Data::Fp8(codes, scales) => codes.len() + size_of_val::<[f32]>(scales),
+            Data::Nf4(codes, scales) => codes.len() + scales.bytes(),
             Data::Int8(codes, scales) => codes.len() + scales.bytes(),
             Data::Int6(codes, scales) | Data::Int4(codes, scales) => codes.len() + scales.bytes(),
         }
@@ -239,7 +213,7 @@ impl Matrix {
             Data::Fp8(codes, _) => &codes[element..],
             Data::Int8(codes, _) => bytemuck::cast_slice(&codes[element..]),
             Data::Int6(codes, _) => &codes[element / 4 * 3..],
-            Data::Int4(codes, _) => &codes[element / 2..],
+            Data::Int4(codes, _) | Data::Nf4(codes, _) => &codes[element / 2..],
         }
     }
 
@@ -258,19 +232,24 @@ impl Matrix {
             Data::Fp8(codes, scales) => out.for_each(|(col, out)| {
                 *out = e4m3::value(codes[layout.float(row, col)]) * scales[row];
             }),
+            Data::Nf4(bytes, scales) => out.for_each(|(col, out)| {
+                let (index, shift) = layout.number(row, col);
+                let number = nf4::NUMBERS[usize::from(bytes[index] >> shift & 15)];
+                *out = scales.value(layout, row, col / Group::G64.len(), number);
+            }),
             Data::Int8(codes, scales) => out.for_each(|(col, out)| {
-                let scale = scales.block(layout, row, col / BLOCK);
-                *out = f32::from(codes[layout.eight(row, col)]) * scale;
+                let code = f32::from(codes[layout.eight(row, col)]);
+                *out = scales.value(layout, row, col, code);
             }),
             Data::Int6(bytes, scales) => out.for_each(|(col, out)| {
                 let [(low, low_shift), (high, high_shift)] = layout.six(row, col);
                 let code = bytes[low] >> low_shift & 15 | (bytes[high] >> high_shift & 3) << 4;
-                *out = (f32::from(code) - 32.0) * scales.block(layout, row, col / BLOCK);
+                *out = scales.value(layout, row, col, f32::from(code) - 32.0);
             }),
             Data::Int4(bytes, scales) => out.for_each(|(col, out)| {
                 let (index, shift) = layout.four(row, col);
                 let nibble = bytes[index] >> shift & 15;
-                *out = (f32::from(nibble) - 8.0) * scales.block(layout, row, col / BLOCK);
+                *out = scales.value(layout, row, col, f32::from(nibble) - 8.0);
             }),
         }
     }
@@ -345,6 +324,10 @@ mod tests {
             places(&|row, col| layout.eight(row, col));
             places(&|row, col| {
                 let (index, shift) = layout.four(row, col);
+                2 * index + shift as usize / 4
+            });
+            places(&|row, col| {
+                let (index, shift) = layout.number(row, col);
                 2 * index + shift as usize / 4
             });
             places(&|row, col| layout.scale(row, col, 96));

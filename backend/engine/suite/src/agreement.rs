@@ -100,6 +100,8 @@ pub fn machines<A: Machine, B: Machine>(first: &A, second: &B) -> Result<()> {
     let formats = [
         Format::Int4Group(Group::G32),
         Format::Int6Group(Group::G64),
+        Format::Int4Affine(Group::G128),
+        Format::Nf4,
         Format::Fp8,
         Format::Int8,
         Format::Bf16,

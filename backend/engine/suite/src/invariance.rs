@@ -40,6 +40,8 @@ fn kinds<M: Machine>(machine: &M) -> Vec<TinyModel> {
     let formats = [
         Format::Int4Group(Group::G64),
         Format::Int6Group(Group::G32),
+        Format::Int4Affine(Group::G128),
+        Format::Nf4,
         Format::Fp8,
         Format::Int8,
         Format::Bf16,

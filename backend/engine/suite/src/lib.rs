@@ -63,7 +63,7 @@ pub trait Machine: Sized {
             Format::Int8 | Format::Int8Group(_) => 0.04,
             Format::Int6Group(_) => 0.12,
             Format::Fp8 => 0.25,
-            Format::Int4Group(_) => 0.5,
+            Format::Int4Group(_) | Format::Int4Affine(_) | Format::Nf4 => 0.5,
         }
     }
 }

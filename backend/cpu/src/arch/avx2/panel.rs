@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
+use rewind_formats::nf4;
 
 use super::{Avx2, with};
 use crate::arch::panel::{AHEAD, E4M3_BIAS, Panel, PanelKernel, QUADS};
@@ -17,6 +18,12 @@ use crate::rows::ActivationBlock;
 unsafe fn enter<K: PanelKernel>(panel: Avx2, kernel: K) -> K::Output {
     kernel.run(panel)
 }
+
+/// The code book, as two tables.
+static NF4_HALVES: [[f32; LANES]; 2] = match nf4::NUMBERS.as_chunks() {
+    ([below, above], []) => [*below, *above],
+    _ => panic!("sixteen numbers"),
+};
 
 impl Avx2 {
     /// Four neighbouring activations, for every row.
@@ -89,6 +96,26 @@ impl Panel for Avx2 {
             let rest = _mm256_slli_epi32::<20>(_mm256_and_si256(wide, _mm256_set1_epi32(0x7f)));
             let bits = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
             _mm256_mul_ps(bits, _mm256_set1_ps(E4M3_BIAS))
+        })
+    }
+
+    #[inline(always)]
+    fn load_nf4(self, from: &[u8; LANES], high: bool) -> __m256 {
+        // A table has eight numbers, of which the low three bits choose; the fourth chooses the table.
+        let [below, above] = NF4_HALVES.each_ref().map(|half| Simd::load(self, half));
+        with!(self, {
+            let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+            let codes = if high { _mm256_srli_epi32::<4>(wide) } else { wide };
+            let below = _mm256_permutevar8x32_ps(below, codes);
+            let above = _mm256_permutevar8x32_ps(above, codes);
+            _mm256_blendv_ps(below, above, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)))
+        })
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; LANES]) -> __m256 {
+        with!(self, {
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast())))
         })
     }
 

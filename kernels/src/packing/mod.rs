@@ -9,17 +9,24 @@
 //! [`Packing`] knows the sizes and packs any range of panels, so that callers may spread the work over
 //! threads and write where they like; [`Tiles`] is the whole in one piece.
 
-use std::borrow::Cow;
+mod encode;
+mod layout;
+mod part;
+mod tiles;
+
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rewind_formats::{Format, Packed, Scales, e4m3};
+use rewind_formats::{Format, Packed};
 
-use crate::arguments::{
-    Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT4_GROUP, FORMAT_INT8,
-    FORMAT_INT8_GROUP, Matrix,
+use self::encode::{
+    ZERO_NIBBLES, ZERO_NUMBERS, ZERO_SIX, encode_4, encode_6, encode_8, encode_16, encode_f32,
+    encode_nf4, pack_units,
 };
+use self::layout::{Kind, Layout, scale_place};
+use self::part::{Part, PartScales};
+pub use self::tiles::Tiles;
+use crate::arguments::{Address, Matrix};
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
@@ -192,122 +199,52 @@ impl<'a> Packing<'a> {
 
     fn pack_codes(&self, rows: &[Option<(&Part<'a>, usize)>; PANEL_ROWS], out: &mut [u8]) {
         let rows = rows.map(|row| row.map_or(&[][..], |(part, row)| part.row_codes(row)));
+        let unit = self.layout.unit_bytes();
         match self.layout.kind {
-            Kind::F32 => pack_units::<64>(&rows, 0, out, encode_f32),
-            Kind::F16 | Kind::Bf16 => pack_units::<32>(&rows, 0, out, encode_16),
+            Kind::F32 => pack_units::<64>(&rows, 0, unit, out, encode_f32),
+            Kind::F16 | Kind::Bf16 => pack_units::<32>(&rows, 0, unit, out, encode_16),
             // Code + 128.
-            Kind::Int8 | Kind::Int8Group(_) => pack_units::<32>(&rows, 0, out, encode_8::<0x80>),
-            Kind::Fp8 => pack_units::<32>(&rows, 0, out, encode_8::<0>),
-            Kind::Int4Group(_) => pack_units::<32>(&rows, ZERO_NIBBLES, out, encode_4),
+            Kind::Int8 | Kind::Int8Group(_) => {
+                pack_units::<32>(&rows, 0, unit, out, encode_8::<0x80>);
+            }
+            Kind::Fp8 => pack_units::<32>(&rows, 0, unit, out, encode_8::<0>),
+            Kind::Int6Group(_) => pack_units::<64>(&rows, ZERO_SIX, unit, out, encode_6),
+            Kind::Int4Group(_) | Kind::Int4Affine(_) => {
+                pack_units::<32>(&rows, ZERO_NIBBLES, unit, out, encode_4);
+            }
+            Kind::Nf4 => pack_units::<32>(&rows, ZERO_NUMBERS, unit, out, encode_nf4),
         }
     }
 
     fn pack_scales(&self, rows: &[Option<(&Part<'a>, usize)>; PANEL_ROWS], out: &mut [u8]) {
         out.fill(0);
+        let (of_rows, of_groups) = out.split_at_mut(self.layout.row_scales());
+        let group_bytes = self.layout.group_scales();
         for (i, (part, row)) in rows.iter().enumerate().filter_map(|(i, row)| Some((i, (*row)?))) {
+            let mut put_row =
+                |scale: f32| of_rows[4 * i..][..4].copy_from_slice(&scale.to_le_bytes());
+            let place = scale_place(i);
+            let mut put_halves = |first: usize, halves: &[f16], per_row: usize| {
+                let groups = of_groups.chunks_exact_mut(group_bytes);
+                for (out, half) in groups.zip(&halves[row * per_row..][..per_row]) {
+                    out[first + 2 * place..][..2].copy_from_slice(&half.to_le_bytes());
+                }
+            };
             match part.scales {
                 PartScales::None => {}
-                PartScales::PerRow(scales) => {
-                    out[4 * i..][..4].copy_from_slice(&scales[row].to_le_bytes());
+                PartScales::PerRow(scales) => put_row(scales[row]),
+                PartScales::PerGroup { scales, per_row } => put_halves(0, scales, per_row),
+                PartScales::Affine { scales, offsets, per_row } => {
+                    put_halves(0, scales, per_row);
+                    put_halves(2 * PANEL_ROWS, offsets, per_row);
                 }
-                PartScales::PerGroup { scales, per_row } => {
-                    let place = scale_place(i);
-                    let groups = out.chunks_exact_mut(2 * PANEL_ROWS);
-                    for (out, scale) in groups.zip(&scales[row * per_row..][..per_row]) {
-                        out[2 * place..][..2].copy_from_slice(&scale.to_le_bytes());
+                PartScales::Nested { rows, groups: factors, per_row } => {
+                    put_row(rows[row]);
+                    let groups = of_groups.chunks_exact_mut(group_bytes);
+                    for (out, factor) in groups.zip(&factors[row * per_row..][..per_row]) {
+                        out[place] = *factor;
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Place of a panel's row among the scales of its group: rows g and g + 8 of both tiles are
-/// neighbours, for one load.
-fn scale_place(row: usize) -> usize {
-    4 * (row % 8) + row / 8
-}
-
-/// Codes and scales of a matrix, packed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tiles {
-    /// Codes of all panels.
-    pub codes: Vec<u8>,
-    /// Scales of all panels; empty if the format has none.
-    pub scales: Vec<u8>,
-    layout: Layout,
-    order: Order,
-}
-
-impl Tiles {
-    /// Packs matrices with rows of `cols` weights as one.
-    ///
-    /// # Errors
-    /// As [`Packing::new`].
-    pub fn pack(
-        cols: usize,
-        matrices: &[Elements<'_>],
-        order: Order,
-    ) -> Result<Self, PackingError> {
-        let packing = Packing::new(cols, matrices, order)?;
-        let mut codes = vec![0; packing.panels() * packing.panel_codes()];
-        let mut scales = vec![0; packing.panels() * packing.panel_scales()];
-        packing.pack(0..packing.panels(), &mut codes, &mut scales);
-        Ok(Self { codes, scales, layout: packing.layout, order })
-    }
-
-    /// What the kernels are told, with codes and scales at these addresses.
-    pub fn matrix(&self, codes: Address, scales: Address) -> Matrix {
-        self.layout.matrix(self.order, codes, scales)
-    }
-
-    /// Rows as they lie in the tiles, padding included.
-    pub fn padded_rows(&self) -> usize {
-        self.layout.panels * PANEL_ROWS
-    }
-
-    /// The exact value of the weight at a row of the tiles (padding and turns included).
-    ///
-    /// # Panics
-    /// If the position is out of range.
-    pub fn value(&self, row: usize, col: usize) -> f32 {
-        let Layout { kind, cols, .. } = self.layout;
-        assert!(row < self.padded_rows() && col < cols, "({row}, {col})");
-        let (panel, row_of_panel) = (row / PANEL_ROWS, row % PANEL_ROWS);
-        let (tile, half, group) = (row_of_panel / TILE_ROWS, row / 8 % 2, row % 8);
-        // Byte of a lane's first code, where a lane has `stretch` neighbours of a block.
-        let start = |stretch: usize| {
-            let unit = panel * self.layout.units() + col / kind.unit_inputs();
-            (2 * unit + tile) * self.layout.unit_bytes() / 2 + (4 * group + col / stretch % 4) * 16
-        };
-        let bytes = |at: usize| [self.codes[at], self.codes[at + 1]];
-        let byte = || self.codes[start(8) + col % 8 / 2 * 4 + half * 2 + col % 2];
-        let int8 = || f32::from(i16::from(byte()) - 128);
-        let row_scale = || {
-            let [a, b, c, d] = std::array::from_fn(|i| self.scales[4 * row + i]);
-            f32::from_le_bytes([a, b, c, d])
-        };
-        let group_scale = |len: usize| {
-            let at = (panel * self.layout.groups(len) + col / len) * PANEL_ROWS;
-            let at = 2 * (at + scale_place(row_of_panel));
-            f16::from_le_bytes([self.scales[at], self.scales[at + 1]]).to_f32()
-        };
-        match kind {
-            Kind::F32 => {
-                let at = start(4) + col % 4 / 2 * QUAD_BYTES + col % 2 * 8 + half * 4;
-                let ([a, b], [c, d]) = (bytes(at), bytes(at + 2));
-                f32::from_le_bytes([a, b, c, d])
-            }
-            Kind::F16 => f16::from_le_bytes(bytes(start(4) + col % 4 * 4 + half * 2)).to_f32(),
-            Kind::Bf16 => bf16::from_le_bytes(bytes(start(4) + col % 4 * 4 + half * 2)).to_f32(),
-            Kind::Int8 => int8() * row_scale(),
-            Kind::Fp8 => e4m3::value(byte()) * row_scale(),
-            Kind::Int8Group(len) => int8() * group_scale(len),
-            Kind::Int4Group(len) => {
-                let word = start(8) + col % 64 / 32 * 8 + col % 8 / 4 * 4;
-                let nibble = col % 4 / 2 * 2 + half + col % 2 * 4;
-                let code = self.codes[word + nibble / 2] >> (nibble % 2 * 4) & 15;
-                (f32::from(code) - 8.0) * group_scale(len)
             }
         }
     }
@@ -319,260 +256,6 @@ pub fn bytes(format: Format, rows: usize, cols: usize) -> usize {
     let panels = rows.div_ceil(PANEL_ROWS);
     let layout = Layout { kind: Kind::of(format), rows, cols, panels };
     panels * (layout.panel_codes() + layout.panel_scales())
-}
-
-/// A format as the kernels tell them apart, with the length of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    F32,
-    F16,
-    Bf16,
-    Int8,
-    Int8Group(usize),
-    Int4Group(usize),
-    Fp8,
-}
-
-impl Kind {
-    fn of(format: Format) -> Self {
-        match format {
-            Format::F16 => Self::F16,
-            Format::Bf16 => Self::Bf16,
-            Format::Int8 => Self::Int8,
-            Format::Fp8 => Self::Fp8,
-            // No kernel reads 6-bit codes yet: they take a byte.
-            Format::Int8Group(group) | Format::Int6Group(group) => Self::Int8Group(group.len()),
-            Format::Int4Group(group) => Self::Int4Group(group.len()),
-        }
-    }
-
-    fn unit_inputs(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 16,
-            Self::Int8 | Self::Int8Group(_) | Self::Fp8 => 32,
-            Self::Int4Group(_) => 64,
-        }
-    }
-
-    fn group(self) -> usize {
-        match self {
-            Self::Int8Group(len) | Self::Int4Group(len) => len,
-            Self::F32 | Self::F16 | Self::Bf16 | Self::Int8 | Self::Fp8 => 0,
-        }
-    }
-
-    fn code(self) -> u32 {
-        match self {
-            Self::F32 => FORMAT_F32,
-            Self::F16 => FORMAT_F16,
-            Self::Bf16 => FORMAT_BF16,
-            Self::Int8 => FORMAT_INT8,
-            Self::Int8Group(_) => FORMAT_INT8_GROUP,
-            Self::Int4Group(_) => FORMAT_INT4_GROUP,
-            Self::Fp8 => FORMAT_FP8,
-        }
-    }
-}
-
-/// Sizes of a packed matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    kind: Kind,
-    /// Without padding; of both matrices if their tiles alternate.
-    rows: usize,
-    cols: usize,
-    panels: usize,
-}
-
-impl Layout {
-    fn units(&self) -> usize {
-        self.cols.div_ceil(self.kind.unit_inputs())
-    }
-
-    /// Of a panel's unit.
-    fn unit_bytes(&self) -> usize {
-        if self.kind == Kind::F32 { 4 * QUAD_BYTES } else { 2 * QUAD_BYTES }
-    }
-
-    fn panel_codes(&self) -> usize {
-        self.units() * self.unit_bytes()
-    }
-
-    /// Groups of a row, those included that only the padding of its last unit has.
-    fn groups(&self, len: usize) -> usize {
-        (self.units() * self.kind.unit_inputs()).div_ceil(len)
-    }
-
-    fn panel_scales(&self) -> usize {
-        match self.kind {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
-            Kind::Int8 | Kind::Fp8 => PANEL_ROWS * size_of::<f32>(),
-            Kind::Int8Group(len) | Kind::Int4Group(len) => {
-                self.groups(len) * PANEL_ROWS * size_of::<f16>()
-            }
-        }
-    }
-
-    /// All sizes fit, as `Packing::new` has checked.
-    fn matrix(&self, order: Order, codes: Address, scales: Address) -> Matrix {
-        Matrix {
-            codes,
-            scales,
-            rows: self.rows as u32,
-            cols: self.cols as u32,
-            units: self.units() as u32,
-            group: self.kind.group() as u32,
-            format: self.kind.code(),
-            interleave: u32::from(order == Order::Interleaved),
-        }
-    }
-}
-
-/// One of the matrices, as bytes.
-#[derive(Clone, Debug)]
-struct Part<'a> {
-    kind: Kind,
-    rows: usize,
-    row_bytes: usize,
-    codes: Cow<'a, [u8]>,
-    scales: PartScales<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum PartScales<'a> {
-    None,
-    PerRow(&'a [f32]),
-    PerGroup { scales: &'a [f16], per_row: usize },
-}
-
-impl<'a> Part<'a> {
-    /// None if the width is not `cols`.
-    fn new(cols: usize, elements: &Elements<'a>) -> Option<Self> {
-        let floats = |kind, codes: &'a [u8], element_bytes: usize| {
-            let row_bytes = cols * element_bytes;
-            (cols > 0 && codes.len().is_multiple_of(row_bytes)).then(|| Self {
-                kind,
-                rows: codes.len() / row_bytes,
-                row_bytes,
-                codes: codes.into(),
-                scales: PartScales::None,
-            })
-        };
-        match *elements {
-            Elements::F32(values) => floats(Kind::F32, bytemuck::cast_slice(values), 4),
-            Elements::F16(values) => {
-                floats(Kind::F16, bytemuck::cast_slice(values.reinterpret_cast()), 2)
-            }
-            Elements::Bf16(values) => {
-                floats(Kind::Bf16, bytemuck::cast_slice(values.reinterpret_cast()), 2)
-            }
-            Elements::Packed(packed) => (packed.cols() == cols).then(|| Self {
-                kind: Kind::of(packed.format()),
-                rows: packed.rows(),
-                row_bytes: if is_widened(packed) { cols } else { packed.row_bytes() },
-                codes: if is_widened(packed) { widened(packed) } else { packed.codes().into() },
-                scales: match packed.scales() {
-                    Scales::None => PartScales::None,
-                    Scales::PerRow(scales) => PartScales::PerRow(scales),
-                    Scales::PerGroup(scales) => PartScales::PerGroup {
-                        scales,
-                        per_row: packed.format().scales_per_row(cols),
-                    },
-                },
-            }),
-        }
-    }
-
-    fn row_codes(&self, row: usize) -> &[u8] {
-        &self.codes[row * self.row_bytes..][..self.row_bytes]
-    }
-}
-
-/// Whether codes take more bits here than in their canonical form.
-fn is_widened(packed: &Packed) -> bool {
-    matches!(packed.format(), Format::Int6Group(_))
-}
-
-/// Integer codes, a byte each.
-fn widened<'a>(packed: &Packed) -> Cow<'a, [u8]> {
-    let rows = 0..packed.rows();
-    let row = |row| (0..packed.cols()).map(move |col| packed.code(row, col).cast_unsigned());
-    rows.flat_map(row).collect()
-}
-
-/// Bytes of an int4 row whose codes are 0.
-const ZERO_NIBBLES: u8 = 0x88;
-
-/// Packs a panel unit by unit. `BYTES` are a row's of one unit; `fill` stands where rows end or are none.
-/// `encode` gets a tile's rows g and g + 8, and makes the 16 bytes of lanes 4g .. 4g + 4 (of each
-/// load), which start at the byte it is told.
-fn pack_units<const BYTES: usize>(
-    rows: &[&[u8]; PANEL_ROWS],
-    fill: u8,
-    out: &mut [u8],
-    encode: impl Fn(&[u8; BYTES], &[u8; BYTES], usize, &mut [u8]),
-) {
-    for (tile, out) in out.chunks_exact_mut(BYTES * TILE_ROWS).enumerate() {
-        let (unit, first) = (tile / 2, tile % 2 * TILE_ROWS);
-        let stretch = |row: usize| {
-            let bytes = rows[first + row].get(unit * BYTES..).unwrap_or(&[]);
-            bytes.first_chunk().copied().unwrap_or_else(|| {
-                let mut padded = [fill; BYTES];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                padded
-            })
-        };
-        for g in 0..8 {
-            encode(&stretch(g), &stretch(g + 8), 64 * g, out);
-        }
-    }
-}
-
-fn put(out: &mut [u8], at: usize, word: u32) {
-    out[at..at + 4].copy_from_slice(&word.to_le_bytes());
-}
-
-fn encode_f32(low: &[u8; 64], high: &[u8; 64], start: usize, out: &mut [u8]) {
-    let (low, high) = (low.as_chunks::<4>().0, high.as_chunks::<4>().0);
-    for (i, (low, high)) in low.iter().zip(high).enumerate() {
-        let (lane, input) = (i / 4, i % 4);
-        let at = input / 2 * QUAD_BYTES + start + 16 * lane + input % 2 * 8;
-        out[at..at + 4].copy_from_slice(low);
-        out[at + 4..at + 8].copy_from_slice(high);
-    }
-}
-
-fn encode_16(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
-    let pairs = low.as_chunks::<2>().0.iter().zip(high.as_chunks::<2>().0);
-    for (i, (&low, &high)) in pairs.enumerate() {
-        let word = u32::from(u16::from_le_bytes(low)) | u32::from(u16::from_le_bytes(high)) << 16;
-        put(out, start + 4 * i, word);
-    }
-}
-
-/// With some bits of each code turned over.
-fn encode_8<const FLIP: u8>(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
-    let pairs = low.as_chunks::<2>().0.iter().zip(high.as_chunks::<2>().0);
-    for (i, (&low, &high)) in pairs.enumerate() {
-        let word = u32::from(u16::from_le_bytes(low)) | u32::from(u16::from_le_bytes(high)) << 16;
-        put(out, start + 4 * i, word ^ u32::from_le_bytes([FLIP; 4]));
-    }
-}
-
-fn encode_4(low: &[u8; 32], high: &[u8; 32], start: usize, out: &mut [u8]) {
-    // A lane's eight neighbours become a word for each step: of its four, the nibbles 0, 4, 2 and 6. Those of
-    // the other row go between.
-    let spread = |nibbles: [u8; 4]| {
-        let nibbles = u64::from(u32::from_le_bytes(nibbles));
-        let steps = nibbles & 0xffff | (nibbles & 0xffff_0000) << 16;
-        steps & 0x0000_0f0f_0000_0f0f | (steps & 0x0000_f0f0_0000_f0f0) << 12
-    };
-    let lanes = low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0);
-    for (i, (&low, &high)) in lanes.enumerate() {
-        let at = start + i % 4 * 16 + i / 4 * 8;
-        let words = spread(low) | spread(high) << 4;
-        out[at..at + 8].copy_from_slice(&words.to_le_bytes());
-    }
 }
 
 #[cfg(test)]
