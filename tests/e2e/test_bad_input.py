@@ -207,6 +207,7 @@ BAD_CONFIGS = {
     "no model": ({"model": ""}, ["model"]),
     "unknown policy": ({"policy": "careful"}, ["policy", "careful", "lossless"]),
     "unknown draft": ({"draft": "int3"}, ["draft", "int3", "int4-g32"]),
+    "a plan without a file": ({"draft": "plan:"}, ["draft", "plan:", "int4-g32"]),
     "unknown profile": ({"profile": "cookery"}, ["profile", "cookery", "default"]),
     "missing profile": ({"profile": "cookery.toml"}, ["profile", "cookery.toml"]),
     "window 0": ({"window": "0"}, ["window", '"0"', "from 1"]),

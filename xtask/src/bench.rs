@@ -4,6 +4,8 @@
 //! needs a server is a test that pytest leaves out otherwise.
 
 mod cpu;
+mod formats;
+mod fuzz;
 mod instructions;
 mod markdown;
 mod miri;
@@ -42,6 +44,8 @@ enum Bench {
     Regret(Further),
     /// Perplexity of a book chapter under the shadow and under the draft formats
     Perplexity(Further),
+    /// What each format of a draft loses and saves; writes docs/benchmarks/formats.md
+    Formats(formats::Options),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
     Cpu(options::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
@@ -52,6 +56,8 @@ enum Bench {
     Instructions(instructions::Options),
     /// The CPU engine's tests in Miri: AVX-512 on any machine, races between threads, 64-bit ARM
     Miri,
+    /// The readers of files under a fuzzer, each for some time
+    Fuzz(fuzz::Options),
     /// Speed on a GPU: draft steps, shadow passes, the monitor, PyTorch beside them
     Gpu(Further),
 }
@@ -85,8 +91,6 @@ const PERPLEXITY: Recipe = Recipe {
     commands: &[
         &["perplexity", "--text", TEXT, "--weights", "shadow"],
         &["perplexity", "--text", TEXT, "--weights", "int8"],
-        &["perplexity", "--text", TEXT, "--weights", "fp8"],
-        &["perplexity", "--text", TEXT, "--weights", "int6-g64"],
         &["perplexity", "--text", TEXT, "--weights", "int4-g32"],
     ],
     tests: None,
@@ -102,11 +106,13 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Lossless(further)) => LOSSLESS.run(project, further),
         Some(Bench::Regret(further)) => REGRET.run(project, further),
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
+        Some(Bench::Formats(options)) => formats::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
         Some(Bench::Monitor(options)) => monitor::run(project, options),
         Some(Bench::Instructions(options)) => instructions::run(project, options),
         Some(Bench::Miri) => miri::run(project),
+        Some(Bench::Fuzz(options)) => fuzz::run(project, options),
         Some(Bench::Gpu(further)) => gpu::bench(project, &further.arguments),
     }
 }
@@ -152,11 +158,13 @@ mod tests {
             "lossless     50 prompts",
             "regret",
             "perplexity",
+            "formats",
             "cpu",
             "triton",
             "monitor",
             "instructions",
             "miri",
+            "fuzz",
             "gpu",
         ] {
             assert!(list.contains(&format!("cargo xtask bench {bench}")), "{list}");

@@ -4,7 +4,7 @@
 //! and other traces of a layout are no work that a user asked for.
 
 use rewind_checkpoint::{ModelSpec, TensorName};
-use rewind_formats::Format;
+use rewind_formats::{Format, Mixture};
 
 /// Bytes of one copy of the weights that a step with at least one chosen token reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,16 @@ pub struct WeightBytes {
 }
 
 impl WeightBytes {
-    /// Of a draft in this format.
-    pub fn of_draft(spec: &ModelSpec, format: Format) -> Self {
+    /// Of a draft in these formats, which are for as many layers as the model has.
+    pub fn of_draft(spec: &ModelSpec, draft: &Mixture) -> Self {
         Self::sum(spec, |tensor, cols| {
-            row_bytes(if tensor == TensorName::Head { format.ends() } else { format }, cols)
+            let format = match tensor {
+                TensorName::Layer(number, _) => draft.layer(number),
+                // The head of a model that has no other is its embedding.
+                TensorName::Head if !spec.tied_head => draft.head(),
+                _ => draft.embedding(),
+            };
+            row_bytes(format, cols)
         })
     }
 
@@ -80,11 +86,11 @@ mod tests {
 
     #[test]
     fn drafts_have_scales_and_a_finer_head() {
-        let int4 = WeightBytes::of_draft(&spec(), Format::Int4Group(Group::G32));
+        let int4 = WeightBytes::of_draft(&spec(), &Format::Int4Group(Group::G32).into());
         // Each group of 32 has a scale of two bytes.
         assert_eq!(int4.head, HEAD * 34 / 32);
         assert_eq!(int4.step, LAYERS * 18 / 32 + int4.head + NORMS);
-        let half = WeightBytes::of_draft(&spec(), Format::F16);
+        let half = WeightBytes::of_draft(&spec(), &Format::F16.into());
         assert_eq!(half, WeightBytes { step: 2 * (LAYERS + HEAD) + NORMS, head: 2 * HEAD });
     }
 

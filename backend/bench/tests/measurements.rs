@@ -23,7 +23,8 @@ const PAGE_TOKENS: usize = 8;
 
 fn load() -> CpuModel {
     let model = TinyModel::new(small_spec(Architecture::Llama, VOCABULARY), Precision::F16, FORMAT);
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 1, isa: Isa::detect() };
+    let options =
+        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).unwrap()
 }
 
@@ -43,7 +44,10 @@ fn executor(room: Room) -> CpuExecutor {
 fn copies() -> Copies {
     let spec = small_spec(Architecture::Llama, VOCABULARY);
     Copies {
-        draft: Copy { format: FORMAT.to_string(), bytes: WeightBytes::of_draft(&spec, FORMAT) },
+        draft: Copy {
+            format: FORMAT.to_string(),
+            bytes: WeightBytes::of_draft(&spec, &FORMAT.into()),
+        },
         shadow: Copy { format: "f16".into(), bytes: WeightBytes::of_shadow(&spec, |_| 2) },
         cache_bytes: 384,
     }

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use rewind_formats::Format;
 use rewind_monitor::{Detector, ThermometerSetting};
 use rewind_serving::{
-    Device, Options, Parameters, PolicyName, ShadowPlacement, Value, parse_bytes,
+    Device, Draft, Options, Parameters, PolicyName, ShadowPlacement, Value, parse_bytes,
 };
 
 /// Which model, in which form.
@@ -19,9 +18,9 @@ pub(crate) struct ModelArguments {
     /// Take the shadow weights from this checkpoint instead of the model's own.
     #[arg(long, value_name = "PATH")]
     pub(crate) shadow: Option<PathBuf>,
-    /// Format of the draft weights.
-    #[arg(long, value_name = "FORMAT", default_value = "int4-g32")]
-    pub(crate) draft: Format,
+    /// Format of the draft weights, or a plan with a format for each layer.
+    #[arg(long, value_name = "FORMAT|plan:FILE", default_value = "int4-g32")]
+    pub(crate) draft: Draft,
     /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
     #[arg(long, default_value = "auto")]
     pub(crate) device: Device,
@@ -47,7 +46,7 @@ impl ModelArguments {
     pub(crate) fn options(&self, threads: Option<u16>) -> Options {
         Options {
             shadow: self.shadow.clone(),
-            draft: self.draft,
+            draft: self.draft.clone(),
             device: self.device,
             shadow_placement: self.shadow_placement,
             threads: threads.map(usize::from),

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use rewind_checkpoint::{Checkpoint, Container, ModelSpec, TensorName};
+use rewind_checkpoint::{Checkpoint, Container, ModelSpec};
 use rewind_cpu::Isa;
-use rewind_formats::Format;
+use rewind_formats::Mixture;
 use rewind_monitor::{ThermometerSetting, choose_thermometer};
-use rewind_serving::{Device, format_bytes};
+use rewind_quantize::average_bits;
+use rewind_serving::{Device, Draft, format_bytes};
 use serde::Serialize;
 
 use self::gpu::{Costs, Where};
@@ -26,9 +27,9 @@ pub(crate) struct Arguments {
     /// GGUF file or Hugging Face folder.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
-    /// Formats of the draft to compare.
+    /// Formats of the draft to compare, or plans.
     #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "int8,int4-g32")]
-    draft: Vec<Format>,
+    draft: Vec<Draft>,
     /// Where the model would be served: auto, cpu or cuda:N. Unless it is cpu, what a GPU would have to
     /// hold is shown, whether there is one here or not.
     #[arg(long, default_value = "auto")]
@@ -114,10 +115,13 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
     let Arguments { draft: drafts, device, bus_bandwidth, .. } = arguments;
+    let layers = checkpoint.spec().layers;
+    let drafts = drafts.iter().map(|draft| Ok((draft, draft.mixture(layers)?)));
+    let drafts = drafts.collect::<Result<Vec<_>>>()?;
     let served_on = Where::ask(*device);
     let gpu = match device {
         Device::Cpu => None,
-        Device::Auto | Device::Cuda(_) => Some(Costs::of(checkpoint, drafts, *bus_bandwidth)),
+        Device::Auto | Device::Cuda(_) => Some(Costs::of(checkpoint, &drafts, *bus_bandwidth)),
     };
     let spec = checkpoint.spec();
     let mut stored = BTreeMap::<String, Stored>::new();
@@ -153,7 +157,7 @@ fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
         chat_template: checkpoint.chat_template().is_some(),
         stored: stored.into_values().collect(),
         shadow: shadow_size(checkpoint),
-        drafts: drafts.iter().map(|&format| draft_size(spec, format)).collect(),
+        drafts: drafts.iter().map(|(_, draft)| draft_size(spec, draft)).collect(),
         // On the CPU: keys and values in f32, see rewind-cpu.
         kv_bytes_per_token: (spec.layers * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>())
             as u64,
@@ -168,13 +172,6 @@ fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
             celsius: reading.map(|celsius| celsius.0),
         },
     })
-}
-
-/// Tensors that take memory, a tied head once.
-fn tensors(spec: &ModelSpec) -> impl Iterator<Item = (TensorName, Vec<usize>)> + '_ {
-    spec.tensors()
-        .filter(|tensor| !(spec.tied_head && *tensor == TensorName::Head))
-        .filter_map(|tensor| spec.shape(tensor).map(|shape| (tensor, shape)))
 }
 
 /// Matrices in the precision of the checkpoint (f16 where it was quantized), vectors in f32.
@@ -198,26 +195,9 @@ fn shadow_size(checkpoint: &Checkpoint) -> Size {
     size(Vec::from_iter(names).join(" and "), bytes, checkpoint.spec())
 }
 
-fn draft_size(spec: &ModelSpec, format: Format) -> Size {
-    let ends = format.ends();
-    let bytes = tensors(spec)
-        .map(|(tensor, shape)| match shape[..] {
-            [rows, cols] => {
-                let format = match tensor {
-                    TensorName::Embedding | TensorName::Head => ends,
-                    _ => format,
-                };
-                (format.bits_per_weight(cols) / 8.0 * (rows * cols) as f64).ceil() as u64
-            }
-            _ => 4 * shape.iter().product::<usize>() as u64,
-        })
-        .sum();
-    let name = if ends == format {
-        format.to_string()
-    } else {
-        format!("{format} (embedding and head {ends})")
-    };
-    size(name, bytes, spec)
+fn draft_size(spec: &ModelSpec, draft: &Mixture) -> Size {
+    let [_, bits] = average_bits(spec, draft);
+    size(draft.to_string(), (bits / 8.0 * spec.parameters() as f64).ceil() as u64, spec)
 }
 
 fn size(format: String, bytes: u64, spec: &ModelSpec) -> Size {

@@ -14,6 +14,8 @@ mod output;
 mod perplexity;
 mod progress;
 mod prompts;
+mod quantize;
+mod reader;
 mod regret;
 mod run;
 mod score;
@@ -46,6 +48,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run the engine alone under the load of a server, a round for each line of standard input.
     BenchEngine(bench_engine::Arguments),
+    /// Choose the format of each layer by its importance, and write a plan.
+    Quantize(quantize::Arguments),
     /// Show what is in a checkpoint and what this machine would make of it.
     Inspect(inspect::Arguments),
 }
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::BenchEngine(arguments) => bench_engine::run(arguments),
+        Command::Quantize(arguments) => quantize::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
     };
     match result {

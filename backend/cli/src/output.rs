@@ -10,6 +10,11 @@ pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
 }
 
+/// Prints a text that ends its own lines.
+pub(crate) fn text(text: &str) -> Result<()> {
+    write!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+}
+
 /// Prints a value as indented JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value)?)

@@ -7,37 +7,25 @@
 //! each chunk's first one.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use rewind_checkpoint::Checkpoint;
-use rewind_cpu::{CpuExecutor, CpuModel, Isa};
-use rewind_cuda::{CudaExecutor, CudaModel, Driver, Placement};
 use rewind_engine::{Executor, Token, Weights};
-use rewind_formats::Format;
-use rewind_serving::{AnyExecutor, Device, Processor};
+use rewind_serving::Draft;
 use serde::Serialize;
 
-use crate::output;
-use crate::progress;
-use crate::score::{Mean, ROWS, log_sum_exp, teacher_forced};
+use crate::reader::{Text, Where};
+use crate::score::{Mean, log_sum_exp, teacher_forced};
+use crate::{output, progress};
 
 /// Flags of `rewind perplexity`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// GGUF file or Hugging Face folder.
-    #[arg(long, value_name = "PATH")]
-    model: PathBuf,
-    /// Compute threads; all cores if not given.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// `shadow`, or the format of a quantized copy.
-    #[arg(long, value_name = "shadow|FORMAT", default_value = "shadow", value_parser = copy)]
+    #[command(flatten)]
+    place: Where,
+    /// `shadow`, or the format of a quantized copy, or plan:FILE.
+    #[arg(long, value_name = "shadow|FORMAT|plan:FILE", default_value = "shadow", value_parser = copy)]
     weights: Copy,
     /// Text to score, UTF-8.
     #[arg(long, value_name = "FILE")]
@@ -48,16 +36,19 @@ pub(crate) struct Arguments {
     /// Score only this many chunks, from the start.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
+    /// Read the text with the shadow, too, and say how far the draft is from it.
+    #[arg(long)]
+    compare: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 /// Which copy of the weights to score.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Copy {
     Shadow,
-    Draft(Format),
+    Draft(Draft),
 }
 
 fn copy(name: &str) -> Result<Copy, String> {
@@ -78,42 +69,48 @@ struct Report {
     nll_error: f64,
     perplexity: f64,
     perplexity_error: f64,
+    /// Beside the shadow, if it was read as well.
+    shadow: Option<Beside>,
     seconds: f64,
+}
+
+/// How far a draft is from the shadow on the tokens that are scored.
+#[derive(Debug, Serialize)]
+struct Beside {
+    /// The shadow's.
+    perplexity: f64,
+    /// Share of tokens that both find most likely.
+    agreement: f64,
+    agreement_error: f64,
+    /// Mean divergence of the draft's distribution from the shadow's, KL(shadow ‖ draft), in nats.
+    divergence: f64,
+    divergence_error: f64,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let text = std::fs::read(&arguments.text)
-        .with_context(|| format!("cannot read {}", arguments.text.display()))?;
-    let text = String::from_utf8(text)
-        .with_context(|| format!("{} is not UTF-8", arguments.text.display()))?;
-    let checkpoint = Checkpoint::open(&arguments.model)
-        .with_context(|| format!("cannot load {}", arguments.model.display()))?;
-    ensure!(
-        arguments.context as usize <= checkpoint.spec().max_positions,
-        "--context is {}: this model was made for at most {} tokens",
-        arguments.context,
-        checkpoint.spec().max_positions
-    );
-    let (tokens, first) = tokenize(&checkpoint, &text)?;
+    let checkpoint = arguments.place.checkpoint()?;
     let context = arguments.context as usize;
-    let there_are = tokens.len() / context;
-    if there_are == 0 {
-        bail!(
-            "{} has {} tokens, too few for one chunk of {context}: take a longer text or a smaller \
-             --context",
-            arguments.text.display(),
-            tokens.len()
-        );
-    }
-    let (mut executor, weights) = load(&checkpoint, &arguments)?;
+    let text = Text::read(&arguments.text, &checkpoint, context)?;
+    let draft = match &arguments.weights {
+        Copy::Shadow => None,
+        Copy::Draft(draft) => Some(draft),
+    };
+    let weights = if draft.is_some() { Weights::Draft } else { Weights::Full };
+    ensure!(
+        draft.is_some() || !arguments.compare,
+        "--compare needs a draft: give --weights a format or a plan"
+    );
+    let with_shadow = draft.is_none() || arguments.compare;
+    let mut executor = arguments.place.load(&checkpoint, draft, with_shadow, context)?;
     drop(checkpoint);
-    let chunks = arguments.chunks.map_or(there_are, |n| there_are.min(n as usize));
-    let bar = progress::bar(chunks as u64, "perplexity");
+    let chunks = text.chunks(arguments.chunks);
+    let bar = progress::bar(chunks.len() as u64, "perplexity");
     let start = Instant::now();
     let mut nll = Mean::default();
-    for chunk in tokens.chunks_exact(context).take(chunks) {
-        nll.merge(score(&mut executor, weights, chunk, first)?);
+    let mut comparison = arguments.compare.then(Comparison::default);
+    for chunk in &chunks {
+        nll.merge(score(&mut executor, weights, chunk, text.first, &mut comparison)?);
         bar.set_message(format!("perplexity {:.3}", nll.mean().exp()));
         bar.inc(1);
     }
@@ -123,17 +120,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let report = Report {
         weights: match arguments.weights {
             Copy::Shadow => "shadow".into(),
-            Copy::Draft(format) => format.to_string(),
+            Copy::Draft(draft) => draft.to_string(),
         },
         identity: executor.identity(weights),
         context: arguments.context,
-        chunks,
+        chunks: chunks.len(),
         tokens: nll.count(),
         nll: nll.mean(),
         nll_error: nll.standard_error(),
         perplexity,
         // First order: d exp(x) = exp(x) dx.
         perplexity_error: perplexity * nll.standard_error(),
+        shadow: comparison.map(|comparison| comparison.report()),
         seconds: start.elapsed().as_secs_f64(),
     };
     if arguments.json {
@@ -148,55 +146,54 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         report.chunks,
         report.context,
         report.seconds
+    ))?;
+    let Some(beside) = report.shadow else { return Ok(()) };
+    output::line(format_args!(
+        "beside the shadow, of perplexity {:.4}: the same most likely token {:.2} ± {:.2} %, divergence \
+         {:.4} ± {:.4} nats",
+        beside.perplexity,
+        100.0 * beside.agreement,
+        100.0 * beside.agreement_error,
+        beside.divergence,
+        beside.divergence_error
     ))
 }
 
-/// Tokens of the text, and the token that every chunk begins with, if the model asks for one.
-fn tokenize(checkpoint: &Checkpoint, text: &str) -> Result<(Vec<Token>, Option<Token>)> {
-    let tokenizer = checkpoint.tokenizer();
-    let bos = checkpoint.generation().bos;
-    let around = tokenizer.encode("", true)?;
-    let first = around.first().copied().filter(|&token| Some(token) == bos);
-    let mut tokens: Vec<Token> = first.into_iter().collect();
-    tokens.extend(tokenizer.encode(text, false)?);
-    Ok((tokens, first))
+/// How far a draft is from the shadow.
+#[derive(Debug, Default)]
+struct Comparison {
+    shadow: Mean,
+    agreement: Mean,
+    divergence: Mean,
 }
 
-/// An executor with the one copy of the weights that is asked for, and room for one chunk.
-fn load(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(AnyExecutor, Weights)> {
-    const PAGE_TOKENS: usize = 32;
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let threads = arguments.threads.map_or_else(cores, usize::from);
-    let (draft, weights) = match arguments.weights {
-        Copy::Shadow => (None, Weights::Full),
-        Copy::Draft(format) => (Some(format), Weights::Draft),
-    };
-    let (spec, shadow) = (checkpoint.spec(), draft.is_none());
-    let positions = arguments.context as usize;
-    let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
-    let bar = progress::percent("loading");
-    let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
-    let source = |tensor| checkpoint.tensor(tensor);
-    let executor = match arguments.device.choose()?.processor {
-        Processor::Cpu => {
-            let isa = Isa::detect();
-            let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
-            let model = CpuModel::load(spec, source, options, |p| show(p.done, p.total))?;
-            let page_tokens = PAGE_TOKENS;
-            let config = rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions };
-            AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(model), config)?))
+impl Comparison {
+    fn add(&mut self, shadow: &[f32], draft: &[f32], next: Token) {
+        let (of_shadow, of_draft) = (log_sum_exp(shadow), log_sum_exp(draft));
+        self.shadow.add(of_shadow - f64::from(shadow[next as usize]));
+        self.agreement.add(f64::from(u8::from(most_likely(shadow) == most_likely(draft))));
+        let terms = shadow.iter().zip(draft).map(|(&s, &d)| {
+            let (s, d) = (f64::from(s) - of_shadow, f64::from(d) - of_draft);
+            s.exp() * (s - d)
+        });
+        self.divergence.add(terms.sum());
+    }
+
+    fn report(&self) -> Beside {
+        Beside {
+            perplexity: self.shadow.mean().exp(),
+            agreement: self.agreement.mean(),
+            agreement_error: self.agreement.standard_error(),
+            divergence: self.divergence.mean(),
+            divergence_error: self.divergence.standard_error(),
         }
-        Processor::Cuda(ordinal) => {
-            let mut model = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
-            let placement = Placement::Device;
-            let options = rewind_cuda::LoadOptions { draft, shadow, threads, placement };
-            model.load(source, options, |p| show(p.done, p.total))?;
-            let config = rewind_cuda::Config { slots, rows, pages, positions };
-            AnyExecutor::Cuda(Box::new(CudaExecutor::new(model, config)?))
-        }
-    };
-    bar.finish_and_clear();
-    Ok((executor, weights))
+    }
+}
+
+/// The first of the highest.
+fn most_likely(logits: &[f32]) -> Option<usize> {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit == best)
 }
 
 /// Negative log-likelihoods of the second half of one chunk.
@@ -205,19 +202,52 @@ fn score(
     weights: Weights,
     chunk: &[Token],
     first: Option<Token>,
+    comparison: &mut Option<Comparison>,
 ) -> Result<Mean> {
     ensure!(chunk.len() >= 4, "a chunk of {} tokens has no second half", chunk.len());
     let mut chunk = chunk.to_vec();
     if let Some(first) = first {
         chunk[0] = first;
     }
-    let mut nll = Mean::default();
     // The last token is predicted but need not be fed.
     let fed = &chunk[..chunk.len() - 1];
-    teacher_forced(executor, weights, fed, chunk.len() / 2..fed.len(), |position, logits| {
-        let next = logits[chunk[position + 1] as usize];
-        nll.add(log_sum_exp(logits) - f64::from(next));
+    let wanted = chunk.len() / 2..fed.len();
+    let mut of_shadow = Vec::new();
+    if comparison.is_some() {
+        teacher_forced(executor, Weights::Full, fed, wanted.clone(), |_, logits| {
+            of_shadow.push(logits.to_vec());
+            Ok(())
+        })?;
+    }
+    let mut of_shadow = of_shadow.iter();
+    let mut nll = Mean::default();
+    teacher_forced(executor, weights, fed, wanted, |position, logits| {
+        let next = chunk[position + 1];
+        nll.add(log_sum_exp(logits) - f64::from(logits[next as usize]));
+        if let (Some(comparison), Some(shadow)) = (comparison.as_mut(), of_shadow.next()) {
+            comparison.add(shadow, logits, next);
+        }
         Ok(())
     })?;
     Ok(nll)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_are_compared() {
+        let mut comparison = Comparison::default();
+        // (1/2, 1/4, 1/4) beside (1/4, 1/2, 1/4), and beside itself with all logits one higher.
+        let shadow = [2.0_f32.ln(), 0.0, 0.0];
+        comparison.add(&shadow, &[0.0, 2.0_f32.ln(), 0.0], 0);
+        comparison.add(&shadow, &shadow.map(|logit| logit + 1.0), 1);
+        let report = comparison.report();
+        let two = 2.0_f64.ln();
+        assert_eq!(report.agreement, 0.5);
+        assert!((report.divergence - (two / 2.0 - two / 4.0) / 2.0).abs() < 1e-6, "{report:?}");
+        // ln 2 and ln 4 on average.
+        assert!((report.perplexity.ln() - 1.5 * two).abs() < 1e-6, "{report:?}");
+    }
 }

@@ -208,6 +208,70 @@ fn verify_passes_and_counts() {
 }
 
 #[test]
+fn a_plan_is_made_shown_and_scored() {
+    let model = model();
+    let place = tempfile::tempdir().unwrap();
+    let (plan, text) = (place.path().join("plan.toml"), place.path().join("text"));
+    std::fs::write(&text, "Rewind takes back what it should not have said. ".repeat(6)).unwrap();
+    let (plan, text) = (plan.to_str().unwrap(), text.to_str().unwrap());
+    let make = ["quantize", "--model", path(&model), "--low", "int4-g32", "--high", "int8-g32"];
+    let run = |measure: &[&str], bits: &str| {
+        json(&[&make[..], &["--target-bits", bits, "--out", plan], measure].concat())
+    };
+    let measures: [&[&str]; 4] = [
+        &["--plan", "zd"],
+        &["--plan", "zd-two-sided"],
+        &["--plan", "random", "--seed", "3"],
+        &["--plan", "lim", "--text", text, "--context", "48"],
+    ];
+    for measure in measures {
+        // Two layers of 4.5 and 8.5 bits, and a little more where rows end in shorter groups.
+        let report = run(measure, "6.6");
+        let importance: Vec<_> =
+            report["importance"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let low = usize::from(importance[1] < importance[0]);
+        assert_eq!(importance.len(), 2, "{measure:?}");
+        assert_eq!(report["layers"][low], "int4-g32", "{measure:?}: {report}");
+        assert_eq!(report["layers"][1 - low], "int8-g32", "{measure:?}: {report}");
+        let bits = report["layer_bits"].as_f64().unwrap();
+        assert!(bits > 6.4 && bits <= 6.6, "{bits}");
+        assert_eq!(run(measure, "6.6"), report, "{measure:?} again");
+    }
+    let lim = run(measures[3], "6.6");
+    // −1 is a layer that changes nothing, 1 one that turns everything round.
+    let importance = lim["importance"].as_array().unwrap();
+    assert!(importance.iter().all(|x| (-1.0..1.0).contains(&x.as_f64().unwrap())), "{lim}");
+
+    let draft = format!("plan:{plan}");
+    let names = |low: usize| ["1 × int4-g32, 1 × int8-g32", "1 × int8-g32, 1 × int4-g32"][low];
+    let low = usize::from(lim["layers"][1] == "int4-g32");
+    let shown = json(&["inspect", "--model", path(&model), "--draft", &draft, "--device", "cpu"]);
+    let format = shown["drafts"][0]["format"].as_str().unwrap();
+    assert!(format.starts_with(names(low)), "{format}");
+    let score = |weights: &str| {
+        let fixed = ["perplexity", "--model", path(&model), "--text", text, "--context", "48"];
+        json(&[&fixed[..], &["--device", "cpu", "--weights", weights]].concat())
+    };
+    let planned = score(&draft);
+    assert!(planned["identity"].as_str().unwrap().starts_with(names(low)), "{planned}");
+    let perplexity = |report: &Value| report["perplexity"].as_f64().unwrap();
+    assert_ne!(perplexity(&planned), perplexity(&score("int4-g32")));
+    assert_ne!(perplexity(&planned), perplexity(&score("int8-g32")));
+
+    let fails = |rest: &[&str], said: &str| {
+        let error = failure(&[&make[..], &["--plan", "zd"], rest].concat(), 1);
+        assert!(error.contains(said), "{error}");
+    };
+    fails(&["--target-bits", "4"], "too few");
+    fails(&["--out", "/nowhere/plan.toml"], "/nowhere/plan.toml");
+    failure(&[&make[..], &["--plan", "lim"]].concat(), 2);
+    std::fs::write(plan, "version = 1\nembedding = \"f16\"\nhead = \"f16\"\nlayers = [\"int8\"]\n")
+        .unwrap();
+    let error = failure(&["inspect", "--model", path(&model), "--draft", &draft], 1);
+    assert!(error.contains("1 layers") && error.contains("has 2"), "{error}");
+}
+
+#[test]
 fn inspect_shows_the_shape() {
     let model = model();
     let report = json(&["inspect", "--model", path(&model), "--draft", "int8"]);

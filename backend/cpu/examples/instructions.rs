@@ -35,7 +35,8 @@ fn main() -> Result<()> {
     let spec = spec();
     let tokens = prompt(1, rows, spec.vocab_size);
     let model = TinyModel::new(spec, Precision::F16, format);
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 1, isa: Isa::detect() };
+    let options =
+        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
     let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
     let config = Config {
         threads: 1,

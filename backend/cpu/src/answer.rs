@@ -50,7 +50,7 @@ pub(crate) fn to(row: &Row, logits: &[f32], tiles: &[Tile], scratch: &mut Scratc
         Some(count) => sampling::logprobs(logits, token, count, summary.log_z()),
         None => Arc::default(),
     };
-    RowResult { token, runner_up, statistics, suspect, logprobs, logits: raw, tap: None }
+    RowResult { token, runner_up, statistics, suspect, logprobs, logits: raw, taps: Vec::new() }
 }
 
 /// Whether the answer is in the tiles.

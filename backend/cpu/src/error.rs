@@ -13,6 +13,14 @@ pub enum CpuError {
     /// Neither draft nor shadow was asked for.
     #[error("a model needs a draft format, shadow weights, or both; neither was asked for")]
     NoWeights,
+    /// The draft's formats are for a model of other depth.
+    #[error("the draft has formats for {plan} layers; this model has {model}")]
+    Layers {
+        /// Layers with a format.
+        plan: usize,
+        /// Layers of the model.
+        model: usize,
+    },
     /// Sizes that fit no decoder.
     #[error("the model's sizes do not fit together: {0}")]
     Spec(String),

@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorData, TensorName};
-use rewind_formats::Format;
+use rewind_formats::{Format, Mixture, mixture};
 
 use crate::arch::Isa;
 use crate::error::CpuError;
 use crate::matrix::{Elements, Matrix, PartMut, Storage};
 
 /// What to load, and how fast.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Format of the draft's linear layers; `None` for no draft. The embedding and the LM head of an
-    /// integer draft are `int8-g32`.
-    pub draft: Option<Format>,
+    /// Formats of the draft; `None` for no draft.
+    pub draft: Option<Mixture>,
     /// Whether to keep the shadow, in the checkpoint's own precision.
     pub shadow: bool,
     /// Threads that pack; at least one is used.
@@ -117,6 +116,12 @@ impl CpuModel {
         if let Some(defect) = spec.defect() {
             return Err(CpuError::Spec(defect));
         }
+        let mixture = options.draft.clone();
+        if let Some(plan) = mixture.as_ref().and_then(Mixture::layers)
+            && plan != spec.layers
+        {
+            return Err(CpuError::Layers { plan, model: spec.layers });
+        }
         let mut done = 0;
         let mut get = |tensor: TensorName| {
             let found = source(tensor)
@@ -131,17 +136,20 @@ impl CpuModel {
             let cols = expected.last().copied().unwrap_or(1);
             Ok(Named { name: tensor, cols, data: found.data })
         };
+        let isa = options.isa;
         let mut pack = Packer { options, sizes: WeightMemory::default() };
 
-        let ends = options.draft.map(Format::ends);
-        let embedding = pack.matrix(&[get(TensorName::Embedding)?], ends)?;
+        let draft = mixture.as_ref();
+        let embedding =
+            pack.matrix(&[get(TensorName::Embedding)?], draft.map(Mixture::embedding))?;
         let mut layers = (Vec::new(), Vec::new());
         for number in 0..spec.layers {
             use LayerTensor as T;
             let name = |tensor| TensorName::Layer(number, tensor);
+            let draft = draft.map(|mixture| mixture.layer(number));
             let qkv = [get(name(T::Query))?, get(name(T::Key))?, get(name(T::Value))?];
-            let qkv = pack.matrix(&qkv, options.draft)?;
-            let mut matrix = |tensor| pack.matrix(&[get(name(tensor))?], options.draft);
+            let qkv = pack.matrix(&qkv, draft)?;
+            let mut matrix = |tensor| pack.matrix(&[get(name(tensor))?], draft);
             let output = matrix(T::Output)?;
             let gate = matrix(T::Gate)?;
             let up = matrix(T::Up)?;
@@ -184,24 +192,23 @@ impl CpuModel {
         let head = if spec.tied_head {
             embedding.clone()
         } else {
-            pack.matrix(&[get(TensorName::Head)?], ends)?
+            pack.matrix(&[get(TensorName::Head)?], draft.map(Mixture::head))?
         };
 
         let weights = |side: fn(&Pair) -> &Option<Arc<Matrix>>, layers: Vec<Layer>| {
             let (embedding, head) = (side(&embedding).clone()?, side(&head).clone()?);
             let final_norm = Arc::clone(&final_norm);
-            let linear = layers[0].gate.storage_name();
-            let formats = match head.storage_name() {
-                head if head == linear => linear,
-                head => format!("{linear} (embedding and head {head})"),
-            };
+            let formats = mixture::describe(
+                layers.iter().map(|layer| layer.gate.storage_name()),
+                head.storage_name(),
+            );
             Some(Weights { formats, embedding, layers, final_norm, head })
         };
         Ok(Self {
             draft: weights(|pair| &pair.draft, layers.0),
             shadow: weights(|pair| &pair.shadow, layers.1),
             spec: spec.clone(),
-            isa: options.isa,
+            isa,
             sizes: pack.sizes,
         })
     }

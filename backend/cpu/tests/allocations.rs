@@ -34,7 +34,8 @@ fn a_pass_takes_memory_for_its_answers_only() {
     let _profiler = Profiler::builder().testing().build();
     let spec = small_spec(Architecture::Llama, 1100);
     let model = TinyModel::new(spec, Precision::F16, Format::Int4Group(Group::G32));
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 1, isa: Isa::detect() };
+    let options =
+        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
     let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ()).expect("good");
     let config =
         Config { threads: 2, slots: 2, rows: 64, pages: 40, page_tokens: 12, positions: 200 };

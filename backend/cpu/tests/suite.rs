@@ -37,7 +37,8 @@ impl Machine for Cpu {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
         let &Self { threads, page_tokens, isa } = self;
-        let options = LoadOptions { draft: model.draft, shadow: model.shadow, threads: 2, isa };
+        let options =
+            LoadOptions { draft: model.draft.clone(), shadow: model.shadow, threads: 2, isa };
         let model = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;
         let pages = sizes.pages(page_tokens);

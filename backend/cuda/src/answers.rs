@@ -6,7 +6,7 @@ use rewind_engine::{Outputs, RowResult, TokenLogprob};
 use rewind_kernels::arguments::{Answer, LogprobEntry, NONE};
 use rewind_monitor::Statistics;
 
-/// The result of a row that went through the LM head, without logits and tap.
+/// The result of a row that went through the LM head, without logits and taps.
 pub(crate) fn result(outputs: &Outputs, answer: &Answer, entries: &[LogprobEntry]) -> RowResult {
     if answer.finite == 0 {
         return RowResult {
@@ -39,6 +39,6 @@ pub(crate) fn result(outputs: &Outputs, answer: &Answer, entries: &[LogprobEntry
         suspect: answer.suspect != 0,
         logprobs: if outputs.logprobs.is_some() { logprobs.collect() } else { Arc::new([]) },
         logits: None,
-        tap: None,
+        taps: Vec::new(),
     }
 }

@@ -44,6 +44,14 @@ pub enum CudaError {
     /// Neither copy of the weights was asked for, or loaded.
     #[error("neither draft nor shadow weights are loaded")]
     NoWeights,
+    /// The draft's formats are for a model of other depth.
+    #[error("the draft has formats for {plan} layers; this model has {model}")]
+    Layers {
+        /// Layers with a format.
+        plan: usize,
+        /// Layers of the model.
+        model: usize,
+    },
     /// Sizes of the model that the kernels cannot do.
     #[error("this model cannot run on a GPU: {0}")]
     Spec(String),

@@ -24,7 +24,7 @@ use crate::buffers::{Buffers, HEAD_ROWS, page_elements};
 use crate::driver::Driver;
 use crate::error::CudaError;
 use crate::forward::Forward;
-use crate::model::{self, CudaModel, Layers};
+use crate::model::{self, CudaModel, Layer, Layers};
 use crate::plan::WeightMemory;
 use crate::staging::{Shape, Staging, table_width};
 
@@ -303,7 +303,7 @@ impl<D: Device> CudaExecutor<D> {
     /// The graph that a pass may run as; `None` if it must run plainly.
     fn key(&self, pass: &Pass, staging: &Staging, splits: usize) -> Option<Key> {
         let exact = staging.shape();
-        let plain = |outputs: &Outputs| !outputs.logits && outputs.tap.is_none();
+        let plain = |outputs: &Outputs| !outputs.logits && outputs.taps.is_empty();
         let on_device = matches!(self.weights(pass.weights)?.layers, Layers::Device(_));
         let fits = on_device
             && !self.graphs.off
@@ -357,7 +357,8 @@ impl<D: Device> CudaExecutor<D> {
             results[row].logits = Some(self.fetch(Some(download))?);
         }
         for (row, download) in taps {
-            results[row].tap = Some(self.fetch(Some(download))?);
+            // In the order of layers, as they were asked for.
+            results[row].taps.extend(self.fetch::<f32>(Some(download))?);
         }
         Ok(results)
     }
@@ -402,7 +403,7 @@ fn run<D: Device>(
     let vocabulary = forward.spec.vocab_size;
     forward.layers(|device, layers| {
         for (at, &row) in staging.order.iter().enumerate() {
-            if pass.rows[row].outputs.tap.map(usize::from) == Some(layers) {
+            if pass.rows[row].outputs.taps.contains(&(layers as u16)) {
                 let from = buffers.stream.offset(at * stride * size_of::<f32>());
                 let tap = device.download(from, hidden * size_of::<f32>())?;
                 in_flight.taps.push((row, tap));
@@ -426,7 +427,11 @@ fn run<D: Device>(
 }
 
 fn activations(weights: &model::Weights) -> &'static str {
-    if weights.half { "f16 activations" } else { "f32 activations" }
+    let half = match &weights.layers {
+        Layers::Device(layers) => layers.iter().any(Layer::half),
+        Layers::Host { layers, .. } => layers.iter().any(|layer| layer.layer.half()),
+    };
+    if half { "f16 activations" } else { "f32 activations" }
 }
 
 impl<D: Device> Executor for CudaExecutor<D> {

@@ -100,38 +100,39 @@ impl<D: Device> Forward<'_, D> {
 
     fn layer(&mut self, number: usize, layer: &Layer) -> Result<(), DeviceError> {
         let Buffers { normed, attended, gated, qkv, stream, stream_stride, .. } = *self.buffers;
-        let (spec, half) = (self.spec, self.weights.half);
+        let (spec, half) = (self.spec, layer.half());
         let qkv_stride = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
 
-        self.norm(layer.vectors.attention_norm, normed.of(half), normed.stride)?;
+        self.norm(layer.vectors.attention_norm, half)?;
         let x = (normed.of(half), normed.stride);
         self.product(&layer.qkv, x, qkv, qkv_stride, EPILOGUE_STORE)?;
         self.rotate(number, layer, qkv_stride)?;
-        self.attend(number)?;
+        self.attend(number, half)?;
         let x = (attended.of(half), attended.stride);
         self.product(&layer.output, x, stream, stream_stride, EPILOGUE_ADD)?;
 
-        self.norm(layer.vectors.feed_forward_norm, normed.of(half), normed.stride)?;
+        self.norm(layer.vectors.feed_forward_norm, half)?;
         let x = (normed.of(half), normed.stride);
         self.product(&layer.gate_up, x, gated.of(half), gated.stride, EPILOGUE_SWIGLU)?;
         let x = (gated.of(half), gated.stride);
         self.product(&layer.down, x, stream, stream_stride, EPILOGUE_ADD)
     }
 
-    fn norm(&mut self, weight: Address, out: Address, stride: usize) -> Result<(), DeviceError> {
+    fn norm(&mut self, weight: Address, half: bool) -> Result<(), DeviceError> {
+        let normed = self.buffers.normed;
         let arguments = NormArguments {
             stream: self.buffers.stream,
             index: Address::NULL,
             weight,
-            out,
+            out: normed.of(half),
             count: self.shape.rows as u32,
             cols: self.spec.hidden_size as u32,
             stream_stride: self.buffers.stream_stride as u32,
-            out_stride: stride as u32,
+            out_stride: normed.stride as u32,
             epsilon: self.spec.rms_epsilon,
             unused: 0,
         };
-        self.launch(geometry::norm(self.weights.half, arguments.count), &arguments)
+        self.launch(geometry::norm(half, arguments.count), &arguments)
     }
 
     fn product(
@@ -177,9 +178,9 @@ impl<D: Device> Forward<'_, D> {
         self.launch(geometry::rotate(&self.buffers.cache, heads, count), &arguments)
     }
 
-    fn attend(&mut self, layer: usize) -> Result<(), DeviceError> {
+    fn attend(&mut self, layer: usize, half: bool) -> Result<(), DeviceError> {
         let Buffers { attended, cache, queries, partials, splits, .. } = *self.buffers;
-        let (spec, half) = (self.spec, self.weights.half);
+        let spec = self.spec;
         let query_row = spec.heads * cache.dim as usize * size_of::<f32>();
         let row = size_of::<rewind_kernels::arguments::Row>();
         let mut arguments = AttendArguments {

@@ -9,7 +9,7 @@
 use std::error::Error;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorName};
-use rewind_formats::Format;
+use rewind_formats::{Format, Mixture, mixture};
 use rewind_kernels::arguments::{
     Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT4_AFFINE,
     FORMAT_INT6_GROUP, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_NF4, Matrix,
@@ -23,11 +23,10 @@ use crate::pack::{Named, Storage, Tiles, check_finite, exact_storage, pack};
 use crate::plan::{Placement, WeightMemory};
 
 /// What to load, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Format of the draft's linear layers; `None` for no draft. The embedding and the LM head of an
-    /// integer draft are `int8-g32`.
-    pub draft: Option<Format>,
+    /// Formats of the draft; `None` for no draft.
+    pub draft: Option<Mixture>,
     /// Whether to keep the shadow, in the checkpoint's own precision.
     pub shadow: bool,
     /// Threads that pack; at least one is used.
@@ -62,9 +61,7 @@ pub struct CudaModel<D: Device = Driver> {
 pub(crate) struct Weights {
     /// Formats of linear layers and of embedding and head, for people.
     pub(crate) formats: String,
-    /// Whether products take f16 activations (integer formats), else f32.
-    pub(crate) half: bool,
-    /// The same for the LM head.
+    /// Whether the LM head's products take f16 activations, else f32.
     pub(crate) half_head: bool,
     pub(crate) embedding: Matrix,
     pub(crate) layers: Layers,
@@ -117,6 +114,13 @@ pub(crate) struct Vectors {
     pub(crate) key_norm: Address,
 }
 
+impl Layer {
+    /// Whether its products take f16 activations (formats below 16 bits), else f32.
+    pub(crate) fn half(&self) -> bool {
+        takes_half(&self.down)
+    }
+}
+
 impl HostLayer {
     /// The layer with its matrices at `base`.
     pub(crate) fn at(&self, base: Address) -> Layer {
@@ -163,6 +167,14 @@ impl<D: Device> CudaModel<D> {
             return Err(CudaError::NoWeights);
         }
         let spec = self.spec.clone();
+        let mixture = options.draft.clone();
+        if let Some(plan) = mixture.as_ref().and_then(Mixture::layers)
+            && plan != spec.layers
+        {
+            return Err(CudaError::Layers { plan, model: spec.layers });
+        }
+        let draft = mixture.as_ref();
+        let (has_draft, has_shadow) = (options.draft.is_some(), options.shadow);
         let mut done = 0;
         let mut get = |tensor: TensorName| {
             let found = source(tensor)
@@ -177,12 +189,12 @@ impl<D: Device> CudaModel<D> {
             let cols = expected.last().copied().unwrap_or(1);
             Ok(Named { name: tensor, cols, data: found.data })
         };
-        let mut loader = Loader { model: self, options };
-
-        let ends = options.draft.map(Format::ends);
-        let embedding = loader.matrix(&[get(TensorName::Embedding)?], ends)?;
         let (mut draft_layers, mut shadow_layers) =
             (Vec::new(), ShadowLayers::new(options.placement));
+        let mut loader = Loader { model: self, options };
+
+        let embedding =
+            loader.matrix(&[get(TensorName::Embedding)?], draft.map(Mixture::embedding))?;
         for number in 0..spec.layers {
             use LayerTensor as T;
             let name = |tensor| TensorName::Layer(number, tensor);
@@ -201,34 +213,35 @@ impl<D: Device> CudaModel<D> {
                 query_norm: vectors_if(spec.qk_norm, &[T::QueryNorm])?,
                 key_norm: vectors_if(spec.qk_norm, &[T::KeyNorm])?,
             };
-            let mut draft = Vec::new();
+            let mut draft_matrices = Vec::new();
+            let format = draft.map(|mixture| mixture.layer(number));
             for &(tensors, order) in PRODUCTS {
                 let tensors = tensors.iter().map(|&tensor| get(name(tensor)));
                 let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
-                let pair = loader.layer_matrix(&tensors, order, &mut shadow_layers)?;
-                draft.extend(pair);
+                let matrix = loader.layer_matrix(&tensors, order, format, &mut shadow_layers)?;
+                draft_matrices.extend(matrix);
             }
             let layer = |matrices: &[Matrix]| {
                 let &[qkv, output, gate_up, down] = matrices else { return None };
                 Some(Layer { vectors, qkv, output, gate_up, down })
             };
-            draft_layers.extend(layer(&draft));
+            draft_layers.extend(layer(&draft_matrices));
             shadow_layers.end_layer(loader.model, layer)?;
         }
         let final_norm = loader.vector(&[get(TensorName::FinalNorm)?])?;
         let head = match spec.tied_head {
             true => embedding,
-            false => loader.matrix(&[get(TensorName::Head)?], ends)?,
+            false => loader.matrix(&[get(TensorName::Head)?], draft.map(Mixture::head))?,
         };
 
         let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers| {
             Some(Weights::new(embedding?, head?, layers, final_norm))
         };
-        if options.draft.is_some() {
+        if has_draft {
             let layers = Layers::Device(draft_layers);
             self.draft = weights(embedding.draft, head.draft, layers);
         }
-        if options.shadow {
+        if has_shadow {
             let layers = shadow_layers.finish(self)?;
             self.shadow = weights(embedding.shadow, head.shadow, layers);
         }
@@ -331,16 +344,15 @@ impl Weights {
         layers: Layers,
         final_norm: Address,
     ) -> Self {
-        let first = match &layers {
-            Layers::Device(layers) => layers.first().map(|layer| layer.down),
-            Layers::Host { layers, .. } => layers.first().map(|layer| layer.layer.down),
+        let names: Vec<_> = match &layers {
+            Layers::Device(layers) => layers.iter().map(|l| format_name(&l.down)).collect(),
+            Layers::Host { layers, .. } => {
+                layers.iter().map(|l| format_name(&l.layer.down)).collect()
+            }
         };
-        let down = first.unwrap_or(head);
-        let (name, ends) = (format_name(&down), format_name(&head));
-        let formats =
-            if name == ends { name } else { format!("{name} (embedding and head {ends})") };
-        let (half, half_head) = (takes_half(&down), takes_half(&head));
-        Self { formats, half, half_head, embedding, layers, final_norm, head }
+        let formats = mixture::describe(names, format_name(&head));
+        let half_head = takes_half(&head);
+        Self { formats, half_head, embedding, layers, final_norm, head }
     }
 }
 
@@ -478,12 +490,12 @@ impl<D: Device> Loader<'_, D> {
         &mut self,
         tensors: &[Named],
         order: Order,
+        format: Option<Format>,
         shadow: &mut ShadowLayers,
     ) -> Result<Option<Matrix>, CudaError> {
         let exact = exact_storage(tensors);
         let on_device = matches!(shadow, ShadowLayers::Device { .. });
-        let same =
-            on_device && self.options.draft.is_some_and(|format| exact == Storage::Format(format));
+        let same = on_device && format.is_some_and(|format| exact == Storage::Format(format));
         let mut draft = None;
         if self.options.shadow || same {
             let tiles = self.pack(tensors, exact, order)?;
@@ -510,7 +522,7 @@ impl<D: Device> Loader<'_, D> {
                 }
             }
         }
-        if let Some(format) = self.options.draft.filter(|_| draft.is_none()) {
+        if let Some(format) = format.filter(|_| draft.is_none()) {
             let tiles = self.pack(tensors, Storage::Format(format), order)?;
             self.count(tiles.bytes(), true, false);
             draft = Some(self.model.put_tiles(&tiles)?);

@@ -1,7 +1,7 @@
 //! How much memory a model's weights take on a GPU, before anything is loaded.
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, TensorName};
-use rewind_formats::Format;
+use rewind_formats::{Format, Mixture};
 use rewind_kernels::packing;
 
 /// Where the shadow weights live.
@@ -66,11 +66,11 @@ pub struct WeightPlan {
     pub streamed: u64,
 }
 
-/// What a model will take, with a shadow of `exact` precision and a draft of format `draft`, if there
-/// is to be one.
+/// What a model will take, with a shadow of `exact` precision and a draft of these formats, if there is to
+/// be one. They are for as many layers as the model has.
 pub fn plan(
     spec: &ModelSpec,
-    draft: Option<Format>,
+    draft: Option<&Mixture>,
     exact: Exact,
     placement: Placement,
 ) -> WeightPlan {
@@ -95,27 +95,29 @@ pub fn plan(
         ];
         sizes.map(|(rows, cols)| bytes(rows, cols) as u64).iter().sum::<u64>()
     };
-    let ends_bytes = |bytes: Bytes<'_>| {
-        let one = bytes(spec.vocab_size, spec.hidden_size) as u64;
-        if spec.tied_head { one } else { 2 * one }
-    };
+    let one_end = |bytes: Bytes<'_>| bytes(spec.vocab_size, spec.hidden_size) as u64;
+    let heads_apart = u64::from(!spec.tied_head);
     let vectors = |tensor: &TensorName| spec.shape(*tensor).is_some_and(|shape| shape.len() == 1);
     let vectors: u64 = spec.tensors().filter(vectors).map(|tensor| 4 * elements(tensor)).sum();
 
     let layers = spec.layers as u64;
     let shadow_layers = layers * layer_bytes(&in_exact);
-    let shadow = shadow_layers + ends_bytes(&in_exact) + vectors;
+    let shadow = shadow_layers + (1 + heads_apart) * one_end(&in_exact) + vectors;
     let (mut draft_bytes, mut shared) = (0, 0);
-    if let Some(format) = draft {
-        draft_bytes = layers * layer_bytes(&in_format(format))
-            + ends_bytes(&in_format(format.ends()))
-            + vectors;
-        let same_ends = exact.is(format.ends());
-        // Layers on the host cannot be the draft's too.
-        let same_layers = exact.is(format) && placement == Placement::Device;
-        shared = vectors
-            + if same_ends { ends_bytes(&in_exact) } else { 0 }
-            + if same_layers { shadow_layers } else { 0 };
+    if let Some(draft) = draft {
+        (draft_bytes, shared) = (vectors, vectors);
+        let mut add = |format, bytes: &dyn Fn(Bytes<'_>) -> u64, can_share: bool| {
+            draft_bytes += bytes(&in_format(format));
+            if exact.is(format) && can_share {
+                shared += bytes(&in_exact);
+            }
+        };
+        add(draft.embedding(), &one_end, true);
+        add(draft.head(), &|bytes| heads_apart * one_end(bytes), true);
+        for number in 0..spec.layers {
+            // Layers on the host cannot be the draft's too.
+            add(draft.layer(number), &layer_bytes, placement == Placement::Device);
+        }
     }
     let (host, staging) = match placement {
         Placement::Device => (0, 0),
@@ -163,8 +165,9 @@ mod tests {
         let parameters = spec.parameters();
         for placement in [Placement::Device, Placement::Host] {
             for draft in [None, Some("int4-g32"), Some("int8"), Some("bf16"), Some("f16")] {
-                let draft = draft.map(|name| name.parse().unwrap());
-                let plan = plan(&spec, draft, Exact::Bf16, placement);
+                let draft: Option<Format> = draft.map(|name| name.parse().unwrap());
+                let mixture = draft.map(Mixture::from);
+                let plan = plan(&spec, mixture.as_ref(), Exact::Bf16, placement);
                 // Two bytes a weight, and norms in four.
                 assert!(plan.shadow.abs_diff(2 * parameters) < parameters / 1000, "{plan:?}");
                 assert_eq!(plan.host, plan.streamed);
@@ -182,11 +185,33 @@ mod tests {
     #[test]
     fn bits_per_weight_are_those_of_the_format() {
         let spec = llama();
-        let plan = plan(&spec, "int4-g32".parse().ok(), Exact::F32, Placement::Host);
+        let low: Format = "int4-g32".parse().unwrap();
+        let plan = plan(&spec, Some(&low.into()), Exact::F32, Placement::Host);
         let ends = 2 * 128_256 * 4096_u64;
         let linear = spec.parameters() - ends;
         let expected = linear * 9 / 16 + ends * 17 / 16;
         assert!(plan.draft.abs_diff(expected) < expected / 1000, "{} {expected}", plan.draft);
         assert!(plan.shadow.abs_diff(4 * spec.parameters()) < spec.parameters() / 1000);
+    }
+
+    #[test]
+    fn every_layer_counts_in_its_own_format() {
+        let spec = llama();
+        let of = |mixture: &Mixture| plan(&spec, Some(mixture), Exact::F16, Placement::Device);
+        let [low, high]: [Format; 2] = ["int4-g32", "f16"].map(|name| name.parse().unwrap());
+        let layers: Vec<_> = (0..32).map(|i| if i % 4 == 0 { high } else { low }).collect();
+        let mixed = of(&Mixture::new(layers, low, low));
+        let [all_low, all_high] = [low, high].map(|f| of(&Mixture::new(vec![f; 32], low, low)));
+        assert_eq!(4 * mixed.draft, 3 * all_low.draft + all_high.draft);
+        assert_eq!(4 * mixed.shared, 3 * all_low.shared + all_high.shared);
+        assert_eq!(
+            of(&Mixture::new(vec![low; 32], low, high)).shared,
+            low_and_head(&spec, &all_low)
+        );
+    }
+
+    /// What is shared if the head is, besides what is anyway.
+    fn low_and_head(spec: &ModelSpec, plan: &WeightPlan) -> u64 {
+        plan.shared + 2 * (spec.vocab_size * spec.hidden_size) as u64
     }
 }

@@ -283,7 +283,8 @@ mod tests {
             for draft in rewind_formats::FORMAT_NAMES.split(", ") {
                 let format = draft.parse().ok();
                 let model = CudaModel::synthetic(emulator(), &spec, format, true, 1).unwrap();
-                let plan = plan(&spec, format, Exact::Bf16, Placement::Device);
+                let mixture = format.map(rewind_formats::Mixture::from);
+                let plan = plan(&spec, mixture.as_ref(), Exact::Bf16, Placement::Device);
                 let WeightMemory { draft, shadow, shared } = model.memory();
                 let found = [draft, shadow, shared].map(|bytes| bytes as u64);
                 assert_eq!(found, [plan.draft, plan.shadow, plan.shared], "{format:?}");

@@ -48,7 +48,7 @@ impl Machine for Emulated {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<Self::Executor> {
         let options = LoadOptions {
-            draft: model.draft,
+            draft: model.draft.clone(),
             shadow: model.shadow,
             threads: 1,
             placement: self.placement,
@@ -97,7 +97,7 @@ impl Machine for Cpu {
     type Executor = CpuExecutor;
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
-        let TinyModel { draft, shadow, .. } = *model;
+        let TinyModel { draft, shadow, .. } = model.clone();
         let options = rewind_cpu::LoadOptions { draft, shadow, threads: 1, isa: Isa::detect() };
         let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;

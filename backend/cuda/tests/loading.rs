@@ -7,7 +7,7 @@ use rewind_cuda::{
     Config, CudaError, CudaExecutor, CudaModel, Exact, LoadOptions, Placement, Progress, plan,
 };
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
-use rewind_formats::{FORMAT_NAMES, Format, Group};
+use rewind_formats::{FORMAT_NAMES, Format, Group, Mixture};
 use rewind_kernels_emulator::{Emulator, Settings};
 
 const INT4: Option<Format> = Some(Format::Int4Group(Group::G32));
@@ -17,7 +17,7 @@ fn empty(spec: &ModelSpec) -> Result<CudaModel<Emulator>, CudaError> {
 }
 
 fn options(draft: Option<Format>, shadow: bool, placement: Placement) -> LoadOptions {
-    LoadOptions { draft, shadow, threads: 2, placement }
+    LoadOptions { draft: draft.map(Mixture::from), shadow, threads: 2, placement }
 }
 
 fn tiny(architecture: Architecture, precision: Precision) -> TinyModel {
@@ -46,7 +46,7 @@ fn a_plan_is_what_loading_takes() {
                 for format in FORMAT_NAMES.split(", ") {
                     let format: Format = format.parse().unwrap();
                     let what = format!("{architecture:?} {precision:?} {placement:?} {format}");
-                    let planned = plan(&model.spec, Some(format), exact, placement);
+                    let planned = plan(&model.spec, Some(&format.into()), exact, placement);
                     let loaded = load(&model, options(Some(format), true, placement)).unwrap();
                     let memory = loaded.memory();
                     let found = [memory.draft, memory.shadow, memory.shared].map(|x| x as u64);

@@ -83,8 +83,8 @@ pub struct Outputs {
     pub logprobs: Option<u8>,
     /// The whole row of raw logits.
     pub logits: bool,
-    /// The residual stream after this many layers.
-    pub tap: Option<u16>,
+    /// The residual stream after each of these numbers of layers, up to all of them; 0 is the embedding.
+    pub taps: Range<u16>,
 }
 
 impl Outputs {
@@ -190,8 +190,8 @@ pub struct RowResult {
     pub logprobs: Arc<[TokenLogprob]>,
     /// Raw logits, length vocabulary, if wanted.
     pub logits: Option<Vec<f32>>,
-    /// Residual stream, length hidden size, if wanted.
-    pub tap: Option<Vec<f32>>,
+    /// Residual streams in ascending order, hidden size each; empty if none is wanted.
+    pub taps: Vec<f32>,
 }
 
 impl RowResult {
@@ -204,7 +204,7 @@ impl RowResult {
             suspect: false,
             logprobs: Arc::default(),
             logits: None,
-            tap: None,
+            taps: Vec::new(),
         }
     }
 }

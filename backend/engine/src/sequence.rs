@@ -285,7 +285,7 @@ impl Sequence {
             statistics: judged && self.request.policy != Policy::Off,
             logprobs: self.request.logprobs,
             logits: false,
-            tap: None,
+            taps: 0..0,
         }
     }
 

@@ -112,8 +112,8 @@ fn check_outputs(row: &Row, limits: &Limits) -> Result<(), String> {
     if let Some(count) = outputs.logprobs.filter(|&count| count > MAX_LOGPROBS) {
         return Err(format!("{count} log-probabilities; at most {MAX_LOGPROBS} can be had"));
     }
-    if let Some(layer) = outputs.tap.filter(|&layer| layer > limits.layers) {
-        return Err(format!("tap after {layer} layers; there are {}", limits.layers));
+    if let Some(last) = outputs.taps.clone().next_back().filter(|&last| last > limits.layers) {
+        return Err(format!("tap after {last} layers; there are {}", limits.layers));
     }
     match row.gate {
         Some(_) if !outputs.needs_head() => {

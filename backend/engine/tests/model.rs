@@ -160,7 +160,7 @@ fn result(answer: Option<Answer>) -> RowResult {
         suspect,
         logprobs: Arc::default(),
         logits: None,
-        tap: None,
+        taps: Vec::new(),
     }
 }
 

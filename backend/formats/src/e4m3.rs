@@ -73,6 +73,28 @@ mod tests {
     }
 
     #[test]
+    fn values_and_codes_are_those_of_the_reference() {
+        // `golden/fp8.py` made them and says how.
+        let hex = |text: &str| u32::from_str_radix(text, 16).unwrap();
+        let mut lines = include_str!("../tests/golden/fp8.txt").lines();
+        let values = lines.next().unwrap();
+        for code in 0..=255_u8 {
+            let expected = f32::from_bits(hex(&values[8 * usize::from(code)..][..8]));
+            let same = value(code).to_bits() == expected.to_bits();
+            assert!(same || (value(code).is_nan() && expected.is_nan()), "{code:x}: {expected}");
+        }
+        let mut count = 0;
+        for (x, expected) in lines.map(|line| line.split_once(' ').unwrap()) {
+            // The sign of zero is lost here, and kept there.
+            let expected = if expected == "80" { 0 } else { hex(expected) as u8 };
+            let x = f32::from_bits(hex(x));
+            assert_eq!(nearest(x), expected, "{x}");
+            count += 1;
+        }
+        assert!(count > 1000, "{count}");
+    }
+
+    #[test]
     fn every_number_is_its_own_nearest() {
         // Adding and subtracting loses the sign of zero.
         for code in (0..=255).filter(|code| code & 0x7f != 0x7f && *code != 0x80) {

@@ -19,6 +19,7 @@
 mod affine;
 pub mod e4m3;
 mod format;
+pub mod mixture;
 pub mod nf4;
 mod packed;
 mod scale;
@@ -26,4 +27,5 @@ mod scale;
 pub mod ggml;
 
 pub use format::{FORMAT_NAMES, Format, FormatError, Group};
+pub use mixture::Mixture;
 pub use packed::{PackError, Packed, Scales};

@@ -97,6 +97,23 @@ mod tests {
         assert_eq!(NUMBERS[usize::from(ZERO)], 0.0);
     }
 
+    #[test]
+    fn codes_are_those_of_the_reference() {
+        // `golden/nf4.py` made them and says how.
+        let lines = include_str!("../tests/golden/nf4.txt").lines();
+        assert!(lines.clone().count() > 40);
+        for line in lines {
+            let (weights, expected) = line.split_once(' ').unwrap();
+            let bits =
+                (0..64).map(|i| u32::from_str_radix(&weights[8 * i..8 * i + 8], 16).unwrap());
+            let weights: Vec<f32> = bits.map(f32::from_bits).collect();
+            let mut codes = [0; 64];
+            encode(&weights, &mut codes);
+            let found: String = codes.iter().map(|code| format!("{code:x}")).collect();
+            assert_eq!(found, expected, "{weights:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn codes_are_the_nearest(x in -1.0_f32..=1.0) {

@@ -2,11 +2,11 @@
 
 use rewind_checkpoint::Checkpoint;
 use rewind_cuda::{Exact, Placement, WeightPlan, plan};
-use rewind_formats::Format;
+use rewind_formats::Mixture;
 
 use crate::device::ShadowPlacement;
 
-/// What the weights of these two checkpoints will take: a draft of `draft`, quantized from `model`, and
+/// What the weights of these two checkpoints will take: a draft of these formats, quantized from `model`, and
 /// the shadow of `shadow`, or of `model` itself.
 ///
 /// Computed from shapes. A checkpoint whose matrices are of several precisions is counted as if all
@@ -14,7 +14,7 @@ use crate::device::ShadowPlacement;
 pub fn gpu_plan(
     model: &Checkpoint,
     shadow: Option<&Checkpoint>,
-    draft: Format,
+    draft: &Mixture,
     placement: ShadowPlacement,
 ) -> WeightPlan {
     let exact = precision(shadow.unwrap_or(model));

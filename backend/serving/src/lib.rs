@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod draft;
 mod error;
 mod executor;
 mod gpu_plan;
@@ -27,6 +28,7 @@ mod sizing;
 mod value;
 
 pub use device::{Choice, Device, Processor, ShadowPlacement};
+pub use draft::{Draft, UnknownDraft};
 pub use error::{ErrorKind, RequestError};
 pub use executor::{AnyEngine, AnyExecutor};
 pub use gpu_plan::gpu_plan;

@@ -8,6 +8,7 @@ use rewind_checkpoint::CheckpointError;
 use rewind_cpu::CpuError;
 use rewind_cuda::CudaError;
 use rewind_monitor::{ProfileError, ThermometerError};
+use rewind_quantize::PlanError;
 
 use crate::device::Processor;
 use crate::options::OptionsError;
@@ -48,6 +49,22 @@ pub enum LoadError {
         model: String,
         /// In the shadow.
         shadow: String,
+    },
+    /// A plan cannot be used.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A plan of another model.
+    #[error(
+        "the plan {} is for {plan} layers, and this model has {model}: take one that was made for it",
+        path.display()
+    )]
+    PlanLayers {
+        /// The plan.
+        path: PathBuf,
+        /// Layers with a format.
+        plan: usize,
+        /// Layers of the model.
+        model: usize,
     },
     /// The CPU executor did not take the weights.
     #[error("cannot prepare the weights: {}", with_causes(.0))]

@@ -118,7 +118,13 @@ impl Model {
         if let Some(shadow) = &shadow {
             check_pair(&checkpoint, shadow)?;
         }
-        let source = Source { model: &checkpoint, shadow: shadow.as_ref(), options: &options };
+        let draft = options.draft.mixture(checkpoint.spec().layers)?;
+        let source = Source {
+            model: &checkpoint,
+            shadow: shadow.as_ref(),
+            draft: &draft,
+            options: &options,
+        };
         source.check(processor)?;
         let Loaded { executor, limits, memory, kernels } = source.load(processor, &mut progress)?;
         // The files are unmapped here: see `Checkpoint`.

@@ -14,6 +14,7 @@ use rewind_formats::{FORMAT_NAMES, Format, Group};
 use rewind_monitor::{Detector, ThermometerSetting};
 
 use crate::device::{Device, ShadowPlacement};
+use crate::draft::Draft;
 use crate::nearest::{hint, nearest};
 use crate::policy::{POLICY_NAMES, PolicyName};
 use crate::size::parse_bytes;
@@ -32,8 +33,8 @@ pub struct Options {
     pub model: PathBuf,
     /// Checkpoint of the shadow weights, where it is not `model` itself.
     pub shadow: Option<PathBuf>,
-    /// Format of the draft weights. Default `int4-g32`.
-    pub draft: Format,
+    /// What the draft is stored in. Default `int4-g32`.
+    pub draft: Draft,
     /// Policy of requests that name none. Default `step`.
     pub policy: PolicyName,
     /// Tokens held back by `window` and `lossless`, 1 ..= [`MAX_WINDOW`].
@@ -104,7 +105,7 @@ impl Options {
         Self {
             model,
             shadow: None,
-            draft: Format::Int4Group(Group::G32),
+            draft: Format::Int4Group(Group::G32).into(),
             policy: PolicyName::Step,
             window: DEFAULT_WINDOW,
             refresh: DEFAULT_REFRESH,
@@ -163,7 +164,9 @@ impl Options {
             "model" => {}
             "shadow" => self.shadow = Some(relative(folder, key, value)?),
             "draft" => {
-                self.draft = value.parse().map_err(|_| told(&format!("one of {FORMAT_NAMES}")))?;
+                let draft: Result<Draft, _> = value.parse();
+                let allowed = || told(&format!("one of {FORMAT_NAMES}, or plan: and a file"));
+                self.draft = draft.map_err(|_| allowed())?.within(folder);
             }
             "policy" => self.policy = value.parse().map_err(|_| told(POLICY_NAMES))?,
             "window" => self.window = integer(key, value, 1, MAX_WINDOW)?,
@@ -312,7 +315,7 @@ mod tests {
         let expected = Options {
             model: "/models/m/1/weights.gguf".into(),
             shadow: Some("/elsewhere/original".into()),
-            draft: Format::Int8Group(Group::G64),
+            draft: Format::Int8Group(Group::G64).into(),
             policy: PolicyName::Lossless,
             window: 6,
             refresh: 0,

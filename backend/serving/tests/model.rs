@@ -310,7 +310,7 @@ fn lossless_answers_are_the_shadows_in_any_company() {
         for part in prompts.chunks(batch) {
             let (model, engine) = load(|o| {
                 o.threads = Some(threads);
-                o.draft = Format::Int4Group(Group::G32);
+                o.draft = Format::Int4Group(Group::G32).into();
                 o.max_batch_rows = Some(16);
             });
             let requests = part.iter().enumerate().map(|(index, prompt)| {

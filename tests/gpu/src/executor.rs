@@ -62,7 +62,7 @@ impl<D: Device> Machine for Cuda<D> {
     type Executor = CudaExecutor<D>;
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<Self::Executor> {
-        let TinyModel { draft, shadow, .. } = *model;
+        let TinyModel { draft, shadow, .. } = model.clone();
         let options = LoadOptions { draft, shadow, threads: 1, placement: self.placement };
         let mut loaded = CudaModel::new((self.open)()?, &model.spec)?;
         loaded.load(model.source(), options, |_| ())?;
@@ -97,7 +97,7 @@ impl Machine for Cpu {
     type Executor = CpuExecutor;
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
-        let TinyModel { draft, shadow, .. } = *model;
+        let TinyModel { draft, shadow, .. } = model.clone();
         let options = rewind_cpu::LoadOptions { draft, shadow, threads: 1, isa: Isa::detect() };
         let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;

@@ -9,7 +9,7 @@ use rewind_kernels::packing;
 /// Bytes of the weights that a pass reads: everything once, but of the embedding only a row for each
 /// token, which is not counted.
 pub fn weights(spec: &ModelSpec, format: Format) -> u64 {
-    let all = plan(spec, Some(format), Exact::Bf16, Placement::Device).draft;
+    let all = plan(spec, Some(&format.into()), Exact::Bf16, Placement::Device).draft;
     // The LM head is the embedding where they are tied, and read as such.
     if spec.tied_head {
         return all;

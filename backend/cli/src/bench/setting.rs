@@ -86,7 +86,7 @@ impl Common {
         options.kv_memory = options.kv_memory.or_else(|| Some(kv_memory(spec, room)));
         // Measurements bring their own; that of a server could need more rows than they do.
         options.policy = PolicyName::Off;
-        let format = self.model.draft;
+        let draft = self.model.draft.mixture(spec.layers)?;
         let copies = |model: &Model| {
             let memory = model.memory();
             let limits = model.limits();
@@ -95,8 +95,8 @@ impl Common {
             let width = |tensor| width(of, tensor);
             Copies {
                 draft: Copy {
-                    format: format.to_string(),
-                    bytes: WeightBytes::of_draft(spec, format),
+                    format: self.model.draft.to_string(),
+                    bytes: WeightBytes::of_draft(spec, &draft),
                 },
                 shadow: Copy {
                     format: precision(of).into(),

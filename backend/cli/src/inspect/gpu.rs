@@ -3,9 +3,9 @@
 use anyhow::Result;
 use rewind_checkpoint::Checkpoint;
 use rewind_cuda::{CudaExecutor, Driver};
-use rewind_formats::Format;
+use rewind_formats::Mixture;
 use rewind_monitor::Chip;
-use rewind_serving::{Device, ShadowPlacement, format_bytes, gpu_plan};
+use rewind_serving::{Device, Draft, ShadowPlacement, format_bytes, gpu_plan};
 use serde::Serialize;
 
 /// Tokens of a KV page.
@@ -79,11 +79,15 @@ impl Where {
 }
 
 impl Costs {
-    pub(super) fn of(checkpoint: &Checkpoint, drafts: &[Format], bus_bandwidth: f64) -> Self {
+    pub(super) fn of(
+        checkpoint: &Checkpoint,
+        drafts: &[(&Draft, Mixture)],
+        bus_bandwidth: f64,
+    ) -> Self {
         let placements = [ShadowPlacement::Gpu, ShadowPlacement::Host];
-        let cases = drafts.iter().flat_map(|&draft| placements.map(|placement| (draft, placement)));
-        let plans = cases.map(|(draft, placement)| {
-            let plan = gpu_plan(checkpoint, None, draft, placement);
+        let cases = drafts.iter().flat_map(|draft| placements.map(|placement| (draft, placement)));
+        let plans = cases.map(|((draft, mixture), placement)| {
+            let plan = gpu_plan(checkpoint, None, mixture, placement);
             Plan {
                 draft: draft.to_string(),
                 shadow_placement: placement.to_string(),

@@ -75,9 +75,9 @@ impl Pass<'_> {
                 )
             };
             let logits = &logits[..self.task.spec.vocab_size];
-            let tap = result[0].tap.take();
+            let taps = std::mem::take(&mut result[0].taps);
             let answer = answer::to(row(i), logits, tiles, &mut own.scratch);
-            result[0] = RowResult { tap, ..answer };
+            result[0] = RowResult { taps, ..answer };
         }
     }
 }

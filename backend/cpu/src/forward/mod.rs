@@ -278,13 +278,13 @@ impl Pass<'_> {
             return;
         }
         for (i, row) in self.task.rows.iter().enumerate() {
-            if row.outputs.tap.map(usize::from) == Some(layers) {
+            if row.outputs.taps.contains(&(layers as u16)) {
                 // SAFETY: until the barrier of the next phase, which only reads the stream; and worker 0
                 // alone writes answers before the LM head.
                 let (stream, result) = unsafe {
                     (self.stream.part(worker, i..i + 1), self.results.row_mut(worker, i))
                 };
-                result[0].tap = Some(stream.row(0)[..self.task.spec.hidden_size].to_vec());
+                result[0].taps.extend(&stream.row(0)[..self.task.spec.hidden_size]);
             }
         }
     }

@@ -8,7 +8,7 @@ use rewind_cpu::{Config, CpuError, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::Weights;
 use rewind_executor_suite::bench::{Bench, prompt, same};
 use rewind_executor_suite::{Oddity, Precision, TinyModel, small_spec};
-use rewind_formats::{Format, Group};
+use rewind_formats::{Format, Group, Mixture};
 
 /// A small model in single precision with a draft of the default kind.
 pub(crate) fn model(architecture: Architecture) -> TinyModel {
@@ -18,7 +18,7 @@ pub(crate) fn model(architecture: Architecture) -> TinyModel {
 
 pub(crate) fn load(model: &TinyModel) -> Result<Arc<CpuModel>, CpuError> {
     let isa = Isa::detect();
-    let options = LoadOptions { draft: model.draft, shadow: model.shadow, threads: 2, isa };
+    let options = LoadOptions { draft: model.draft.clone(), shadow: model.shadow, threads: 2, isa };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).map(Arc::new)
 }
 
@@ -29,6 +29,7 @@ pub(crate) fn config() -> Config {
 /// The same model with other things loaded.
 fn variant(draft: Option<Format>, shadow: bool) -> Result<Arc<CpuModel>, CpuError> {
     let model = model(Architecture::Qwen2);
+    let draft = draft.map(Mixture::from);
     load(&TinyModel { precision: Precision::F16, draft, shadow, ..model })
 }
 
@@ -82,7 +83,8 @@ fn a_mixed_checkpoint_is_kept_exactly() {
 fn progress_reaches_the_end() {
     let model = TinyModel { precision: Precision::Bf16, ..model(Architecture::Qwen3) };
     let mut last = None;
-    let options = LoadOptions { draft: model.draft, shadow: true, threads: 2, isa: Isa::detect() };
+    let options =
+        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 2, isa: Isa::detect() };
     CpuModel::load(&model.spec, model.source(), options, |progress| {
         assert!(last.is_none_or(|last: rewind_cpu::Progress| last.done < progress.done));
         last = Some(progress);
@@ -105,6 +107,7 @@ fn defects_name_the_tensor() {
             }
             Ok::<_, Infallible>(tensor)
         };
+        let draft = draft.map(Mixture::from);
         let options = LoadOptions { draft, shadow: true, threads: 2, isa: Isa::detect() };
         CpuModel::load(spec, source, options, |_| ()).expect_err("spoiled").to_string()
     };
@@ -124,7 +127,7 @@ fn defects_name_the_tensor() {
         if name == bad { Err("gone") } else { Ok(model.tensor(name)) }
     };
     let options = LoadOptions { draft: None, shadow: true, threads: 1, isa: Isa::detect() };
-    let error = CpuModel::load(spec, source, options, |_| ()).expect_err("gone");
+    let error = CpuModel::load(spec, source, options.clone(), |_| ()).expect_err("gone");
     assert_eq!(error.to_string(), "cannot read the layer 1 up projection tensor");
 
     let spec = ModelSpec { heads: 5, ..spec.clone() };

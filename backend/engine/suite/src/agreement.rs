@@ -9,12 +9,12 @@ use rewind_checkpoint::Architecture;
 use rewind_engine::{
     Executor, Input, Outputs, PageId, PageTable, Pass, Row, RowClass, Slot, Token, Weights,
 };
-use rewind_formats::{Format, Group};
+use rewind_formats::{Format, Group, Mixture};
 use rewind_monitor::oracle;
 
 use crate::Machine;
 use crate::bench::{Sizes, prompt};
-use crate::model::{Precision, TinyModel, small_spec};
+use crate::model::{Precision, TinyModel, mixtures, small_spec};
 
 /// Positions of many sequences, compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -106,13 +106,13 @@ pub fn machines<A: Machine, B: Machine>(first: &A, second: &B) -> Result<()> {
         Format::Int8,
         Format::Bf16,
     ];
-    for format in formats {
-        let model = TinyModel::new(spec.clone(), Precision::F16, format);
+    for draft in formats.map(Mixture::from).into_iter().chain(mixtures(spec.layers)) {
+        let model = TinyModel::new(spec.clone(), Precision::F16, draft.clone());
         let (mut first, mut second) = (first.make(&model, sizes)?, second.make(&model, sizes)?);
         for weights in [Weights::Draft, Weights::Full] {
             compare(&mut first, &mut second, weights, &sequences)
                 .and_then(|agreement| agreement.check())
-                .with_context(|| format!("{weights:?} weights, {format} draft"))?;
+                .with_context(|| format!("{weights:?} weights, {draft} draft"))?;
         }
     }
     Ok(())

@@ -179,7 +179,7 @@ pub fn greedy(position: usize) -> Choose {
 
 /// Everything that a row can answer.
 pub fn everything(position: usize) -> Outputs {
-    Outputs { logits: true, tap: Some(1), ..decisions(position) }
+    Outputs { logits: true, taps: 1..2, ..decisions(position) }
 }
 
 /// Everything that a decode step can ask for.
@@ -189,7 +189,7 @@ pub fn decisions(position: usize) -> Outputs {
         statistics: true,
         logprobs: Some(3),
         logits: false,
-        tap: None,
+        taps: 0..0,
     }
 }
 
@@ -249,7 +249,7 @@ pub fn same(expected: &[RowResult], found: &[RowResult], what: &str) -> Result<(
 pub fn same_row(expected: &RowResult, found: &RowResult) -> Result<()> {
     // Logits first: where they differ, so will the rest.
     same_numbers("logit", expected.logits.as_deref(), found.logits.as_deref())?;
-    same_numbers("tap", expected.tap.as_deref(), found.tap.as_deref())?;
+    same_numbers("tap", Some(&expected.taps), Some(&found.taps))?;
     same_value("token", &expected.token, &found.token)?;
     same_value("runner-up", &expected.runner_up, &found.runner_up)?;
     same_value("statistics", &expected.statistics, &found.statistics)?;

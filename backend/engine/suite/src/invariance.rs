@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use rewind_checkpoint::Architecture;
 use rewind_engine::{Executor, Outputs, PageCopy, Row, RowClass, RowResult, Token, Weights};
-use rewind_formats::{Format, Group};
+use rewind_formats::{Format, Group, Mixture};
 
 use crate::bench::{
     Bench, SLOTS, decisions, everything, generated, prompt, prompt_rows, row, same, same_row,
 };
-use crate::model::{Precision, TinyModel, small_spec};
+use crate::model::{Precision, TinyModel, mixtures, small_spec};
 use crate::{Case, Machine};
 
 pub(crate) fn cases<M: Machine>() -> Vec<Case<M>> {
@@ -34,7 +34,7 @@ fn model<M: Machine>(machine: &M) -> TinyModel {
     TinyModel::new(spec, Precision::F16, Format::Int4Group(Group::G32))
 }
 
-/// A model for each kind of draft: by row, by group, of floats.
+/// A model for each kind of draft: by row, by group, of floats, of several.
 fn kinds<M: Machine>(machine: &M) -> Vec<TinyModel> {
     let spec = small_spec(Architecture::Llama, machine.scale().vocabulary);
     let formats = [
@@ -46,13 +46,15 @@ fn kinds<M: Machine>(machine: &M) -> Vec<TinyModel> {
         Format::Int8,
         Format::Bf16,
     ];
-    let some = if machine.scale().exhaustive { &formats[..] } else { &formats[..1] };
-    some.iter().map(|&format| TinyModel::new(spec.clone(), Precision::F16, format)).collect()
+    let mut drafts: Vec<Mixture> = formats.map(Mixture::from).to_vec();
+    drafts.extend(mixtures(spec.layers));
+    let some = if machine.scale().exhaustive { &drafts[..] } else { &drafts[..1] };
+    some.iter().map(|draft| TinyModel::new(spec.clone(), Precision::F16, draft.clone())).collect()
 }
 
 fn describe(model: &TinyModel, weights: Weights) -> String {
-    match (weights, model.draft) {
-        (Weights::Draft, Some(format)) => format!("{format} draft"),
+    match (weights, &model.draft) {
+        (Weights::Draft, Some(formats)) => format!("{formats} draft"),
         _ => "shadow".to_owned(),
     }
 }
@@ -136,8 +138,9 @@ fn company<M: Machine>(machine: &M) -> Result<()> {
                 let (slot, position) = (row.slot.0, row.position);
                 let alone = &alone[&(row.slot, position)];
                 let logits = alone.logits.clone().filter(|_| row.outputs.logits);
-                let tap = alone.tap.clone().filter(|_| row.outputs.tap.is_some());
-                same_row(&RowResult { logits, tap, ..alone.clone() }, found)
+                let wanted = !row.outputs.taps.is_empty();
+                let taps = if wanted { alone.taps.clone() } else { Vec::new() };
+                same_row(&RowResult { logits, taps, ..alone.clone() }, found)
                     .with_context(|| format!("slot {slot}, position {position}"))?;
             }
             Ok::<_, anyhow::Error>(())

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use rewind_checkpoint::{
     Architecture, LayerTensor, ModelSpec, Rope, RopeScaling, Tensor, TensorData, TensorName,
 };
-use rewind_formats::Format;
+use rewind_formats::{Format, Group, Mixture};
 
 /// Precision of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct TinyModel {
     pub spec: ModelSpec,
     /// Precision of the checkpoint, and so of the shadow.
     pub precision: Precision,
-    /// Format of the draft, if there is to be one.
-    pub draft: Option<Format>,
+    /// Formats of the draft, if there is to be one.
+    pub draft: Option<Mixture>,
     /// Whether the shadow is loaded.
     pub shadow: bool,
     /// What is odd about it.
@@ -48,8 +48,8 @@ impl TinyModel {
     pub const OVERFLOWING: u32 = 7;
 
     /// A model with its shadow and a draft.
-    pub fn new(spec: ModelSpec, precision: Precision, draft: Format) -> Self {
-        Self { spec, precision, draft: Some(draft), shadow: true, oddity: None }
+    pub fn new(spec: ModelSpec, precision: Precision, draft: impl Into<Mixture>) -> Self {
+        Self { spec, precision, draft: Some(draft.into()), shadow: true, oddity: None }
     }
 
     /// Its tensors, one at a time, as a model is loaded.
@@ -86,6 +86,16 @@ impl TinyModel {
         };
         Tensor { shape, data }
     }
+}
+
+/// Drafts whose layers are of different kinds: integers beside floats, and the same the other way round.
+pub(crate) fn mixtures(layers: usize) -> [Mixture; 2] {
+    let kinds = [Format::Int4Group(Group::G32), Format::Bf16, Format::Nf4];
+    let from = |first: usize| -> Vec<_> {
+        (0..layers).map(|layer| kinds[(first + layer) % kinds.len()]).collect()
+    };
+    let end = Format::Int8Group(Group::G64);
+    [Mixture::new(from(0), end, Format::Fp8), Mixture::new(from(1), Format::F16, end)]
 }
 
 /// Two layers with grouped heads and awkward sizes.

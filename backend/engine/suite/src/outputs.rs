@@ -124,23 +124,31 @@ fn taps<M: Machine>(machine: &M) -> Result<()> {
     let mut bench = bench(machine)?;
     let tokens = prompt(2, 6, machine.scale().vocabulary);
     let layers = bench.limits.layers;
-    let mut seen: Vec<Vec<f32>> = Vec::new();
-    for layer in 0..=layers {
-        let outputs = |position: usize| Outputs {
-            tap: (position % 2 == 1).then_some(layer),
-            ..Outputs::default()
-        };
-        let found = bench.run(Weights::Full, prompt_rows(0, &tokens, outputs))?;
-        for (position, result) in found.iter().enumerate() {
-            let wanted = position % 2 == 1;
-            ensure!(result.tap.is_some() == wanted, "a tap at position {position}: {result:?}");
-        }
-        seen.extend(found.into_iter().next_back().and_then(|result| result.tap));
+    // Odd rows want all, and those after them one.
+    let outputs = |position: usize| Outputs {
+        taps: if position % 2 == 1 { 0..layers + 1 } else { 1..2 },
+        ..Outputs::default()
+    };
+    let all = bench.run(Weights::Full, prompt_rows(0, &tokens, outputs))?;
+    let none = bench.run(Weights::Full, prompt_rows(0, &tokens, |_| Outputs::default()))?;
+    ensure!(none.iter().all(|result| result.taps.is_empty()), "taps that nobody wanted");
+    let one = |position: usize| Outputs {
+        taps: if position % 2 == 1 { 1..2 } else { 0..0 },
+        ..Outputs::default()
+    };
+    let one = bench.run(Weights::Full, prompt_rows(0, &tokens, one))?;
+    let hidden = all[0].taps.len();
+    for (position, (all, one)) in all.iter().zip(&one).enumerate().skip(1).step_by(2) {
+        let mut layers_seen: Vec<_> = all.taps.chunks(hidden).collect();
+        ensure!(one.taps == layers_seen[1], "position {position}: another tap, other numbers");
+        // Exactness looks at what they hold; here, that each layer adds to it.
+        layers_seen.dedup();
+        let different = layers_seen.len();
+        ensure!(
+            different == usize::from(layers) + 1 && all.taps.len() == different * hidden,
+            "position {position}: {different} taps differ after {layers} layers"
+        );
     }
-    // Exactness looks at what they hold; here, that each layer adds to it.
-    seen.dedup();
-    let different = seen.len();
-    ensure!(different == usize::from(layers) + 1, "{different} taps differ after {layers} layers");
     Ok(())
 }
 

@@ -101,7 +101,7 @@ fn spoilers<E: Executor>(bench: &Bench<E>) -> Vec<(String, Spoil)> {
     add("21 log-probabilities".into(), Box::new(|p| p.rows[0].outputs.logprobs = Some(21)));
     add(
         format!("tap after {}", layers + 1),
-        Box::new(move |p| p.rows[0].outputs.tap = Some(layers + 1)),
+        Box::new(move |p| p.rows[0].outputs.taps = 0..layers + 2),
     );
     add(
         "wants nothing".into(),

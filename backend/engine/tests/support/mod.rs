@@ -81,7 +81,7 @@ impl HashModel {
                 statistics,
                 logprobs: Arc::default(),
                 logits: None,
-                tap: None,
+                taps: Vec::new(),
             });
         }
         results

@@ -66,7 +66,7 @@ fn pack(
     progress: &mut dyn FnMut(f32),
 ) -> Result<CpuModel, LoadError> {
     let isa = Isa::detect();
-    let both = LoadOptions { draft: Some(source.options.draft), shadow: true, threads, isa };
+    let both = LoadOptions { draft: Some(source.draft.clone()), shadow: true, threads, isa };
     let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
         CpuModel::load(
             from.spec(),
@@ -76,8 +76,9 @@ fn pack(
         )
     };
     let Some(shadow) = source.shadow else { return Ok(load(source.model, both, 0.0, 1.0)?) };
+    let full = LoadOptions { draft: None, ..both.clone() };
     let draft = load(source.model, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
-    let shadow = load(shadow, LoadOptions { draft: None, ..both }, 0.5, 0.5)?;
+    let shadow = load(shadow, full, 0.5, 0.5)?;
     Ok(draft.with_shadow_of(shadow))
 }
 

@@ -53,7 +53,7 @@ pub(super) fn load(
     let memory = executor.memory();
     let weights = memory.weights;
     let on_gpu = free.saturating_sub(left);
-    let plan = gpu_plan(source.model, source.shadow, options.draft, options.shadow_placement);
+    let plan = gpu_plan(source.model, source.shadow, source.draft, options.shadow_placement);
     Ok(Loaded {
         limits: executor.limits().clone(),
         kernels: executor.kernels(),
@@ -73,7 +73,7 @@ pub(super) fn load(
 /// Refuses weights that the GPU cannot hold, `free` being what it has.
 fn check_memory(source: &Source<'_>, processor: Processor, free: u64) -> Result<(), LoadError> {
     let options = source.options;
-    let plan = |placement| gpu_plan(source.model, source.shadow, options.draft, placement);
+    let plan = |placement| gpu_plan(source.model, source.shadow, source.draft, placement);
     let wanted = plan(options.shadow_placement);
     if wanted.device <= free {
         return Ok(());
@@ -100,7 +100,7 @@ fn pack(
     progress: &mut dyn FnMut(f32),
 ) -> Result<(), CudaError> {
     let both = LoadOptions {
-        draft: Some(source.options.draft),
+        draft: Some(source.draft.clone()),
         shadow: true,
         threads: source.threads(),
         placement: source.options.shadow_placement.into(),
@@ -113,6 +113,7 @@ fn pack(
         )
     };
     let Some(shadow) = source.shadow else { return load(source.model, both, 0.0, 1.0) };
+    let full = LoadOptions { draft: None, ..both.clone() };
     load(source.model, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
-    load(shadow, LoadOptions { draft: None, ..both }, 0.5, 0.5)
+    load(shadow, full, 0.5, 0.5)
 }

@@ -5,6 +5,7 @@ mod cuda;
 
 use rewind_checkpoint::Checkpoint;
 use rewind_engine::Limits;
+use rewind_formats::Mixture;
 
 use crate::device::Processor;
 use crate::executor::AnyExecutor;
@@ -19,6 +20,8 @@ pub(crate) struct Source<'a> {
     pub(crate) model: &'a Checkpoint,
     /// Another checkpoint of the shadow weights, if they are not the model's own.
     pub(crate) shadow: Option<&'a Checkpoint>,
+    /// Formats of the draft.
+    pub(crate) draft: &'a Mixture,
     /// What the owner set.
     pub(crate) options: &'a Options,
 }

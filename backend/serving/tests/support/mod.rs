@@ -106,7 +106,7 @@ fn answer(weights: Weights, row: &rewind_engine::Row) -> RowResult {
         suspect: row.gate.is_some_and(|gate| gate.is_suspect(&statistics)),
         logprobs: Arc::new([]),
         logits: None,
-        tap: None,
+        taps: Vec::new(),
     }
 }
 

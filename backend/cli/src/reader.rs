@@ -1,0 +1,122 @@
+//! A model with room for one sequence, and the text that it reads, for commands that only read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rewind_checkpoint::Checkpoint;
+use rewind_cpu::{CpuExecutor, CpuModel, Isa};
+use rewind_cuda::{CudaExecutor, CudaModel, Driver, Placement};
+use rewind_engine::Token;
+use rewind_serving::{AnyExecutor, Device, Draft, Processor};
+
+use crate::progress;
+use crate::score::ROWS;
+
+/// Which model, and where it runs.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// GGUF file or Hugging Face folder.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: PathBuf,
+    /// Compute threads; all cores if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: Device,
+}
+
+impl Where {
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::open(&self.model)
+            .with_context(|| format!("cannot load {}", self.model.display()))
+    }
+
+    /// An executor with a draft, the shadow, or both, and room for so many positions.
+    pub(crate) fn load(
+        &self,
+        checkpoint: &Checkpoint,
+        draft: Option<&Draft>,
+        shadow: bool,
+        positions: usize,
+    ) -> Result<AnyExecutor> {
+        const PAGE_TOKENS: usize = 32;
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let threads = self.threads.map_or_else(cores, usize::from);
+        let spec = checkpoint.spec();
+        let draft = draft.map(|draft| draft.mixture(spec.layers)).transpose()?;
+        let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
+        let bar = progress::percent("loading");
+        let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
+        let source = |tensor| checkpoint.tensor(tensor);
+        let executor = match self.device.choose()?.processor {
+            Processor::Cpu => {
+                let isa = Isa::detect();
+                let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
+                let model = CpuModel::load(spec, source, options, |p| show(p.done, p.total))?;
+                let page_tokens = PAGE_TOKENS;
+                let config =
+                    rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions };
+                AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(model), config)?))
+            }
+            Processor::Cuda(ordinal) => {
+                let mut model = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
+                let placement = Placement::Device;
+                let options = rewind_cuda::LoadOptions { draft, shadow, threads, placement };
+                model.load(source, options, |p| show(p.done, p.total))?;
+                let config = rewind_cuda::Config { slots, rows, pages, positions };
+                AnyExecutor::Cuda(Box::new(CudaExecutor::new(model, config)?))
+            }
+        };
+        bar.finish_and_clear();
+        Ok(executor)
+    }
+}
+
+/// A text as a model reads it.
+pub(crate) struct Text {
+    /// All of it, after the token that prompts begin with, if the model asks for one.
+    pub(crate) tokens: Vec<Token>,
+    /// That token.
+    pub(crate) first: Option<Token>,
+    /// Tokens of a chunk.
+    context: usize,
+}
+
+impl Text {
+    /// Reads a file that has at least one chunk of `context` tokens.
+    pub(crate) fn read(path: &Path, checkpoint: &Checkpoint, context: usize) -> Result<Self> {
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            String::from_utf8(text).with_context(|| format!("{} is not UTF-8", path.display()))?;
+        ensure!(
+            context <= checkpoint.spec().max_positions,
+            "--context is {context}: this model was made for at most {} tokens",
+            checkpoint.spec().max_positions
+        );
+        let tokenizer = checkpoint.tokenizer();
+        let bos = checkpoint.generation().bos;
+        let around = tokenizer.encode("", true)?;
+        let first = around.first().copied().filter(|&token| Some(token) == bos);
+        let mut tokens: Vec<Token> = first.into_iter().collect();
+        tokens.extend(tokenizer.encode(&text, false)?);
+        if tokens.len() < context {
+            bail!(
+                "{} has {} tokens, too few for one chunk of {context}: take a longer text or a smaller \
+                 --context",
+                path.display(),
+                tokens.len()
+            );
+        }
+        Ok(Self { tokens, first, context })
+    }
+
+    /// Whole chunks, at most so many, from the start.
+    pub(crate) fn chunks(&self, most: Option<u32>) -> Vec<&[Token]> {
+        let most = most.map_or(usize::MAX, |most| most as usize);
+        self.tokens.chunks_exact(self.context).take(most).collect()
+    }
+}
