@@ -3,6 +3,7 @@
 import pytest
 
 from harness.call import ask
+from harness.repository import INFLIGHT
 
 PROMPT = "The capital of France is"
 SAMPLING = {"temperature": 0, "max_tokens": 16, "ignore_eos": True}
@@ -22,8 +23,8 @@ def answers(server, name):
 
 
 @pytest.fixture(scope="module")
-def shadow(server, model):
-    return ask(server, model, PROMPT, sampling={**SAMPLING, "policy": "shadow"}).text
+def shadow(server):
+    return ask(server, INFLIGHT, PROMPT, sampling={**SAMPLING, "policy": "shadow"}).text
 
 
 @pytest.mark.parametrize("draft", ["int6-g64", "int4a-g32", "nf4", "fp8"])
