@@ -26,7 +26,7 @@ const NAME: &str = "monitor";
 pub(crate) struct Options {
     #[command(flatten)]
     common: options::Options,
-    /// Measure these parts only; all of them take an hour and a half
+    /// Measure these parts only; all of them take over an hour
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Name>,
 }
@@ -51,7 +51,7 @@ struct Part {
     rounds: bool,
 }
 
-/// In the order of the document. The first takes half an hour, the last an hour.
+/// In the order of the document. The first and the last take about half an hour each.
 const PARTS: [Part; 3] = [
     Part {
         name: Name::Overhead,
