@@ -3,17 +3,18 @@
 //! # Order
 //!
 //! The vocabulary is cut into tiles of [`TILE`]. Of each tile are known its two best logits, and with
-//! t = (logit − best) · log₂ e and e = 2ᵗ the sums Σ e, Σ e·t, Σ e·t²; each sum has 8 lanes over
-//! ascending ids by fused multiply-add and ends in [`crate::order::tree`]. Powers of ln 2 make them
-//! those of [`Sums`]. Tiles are merged in ascending order by [`Sums::merge`], in f64. The two best
-//! logits come without order: they are exact. So threads may take any tiles.
+//! t = (logit − best) · log₂ e and e = 2ᵗ the sums Σ e, Σ e·t, Σ e·t²; each sum has 16 lanes over
+//! ascending ids, the last by fused multiply-add; lanes j and j + 8 are added, then
+//! [`crate::order::tree`]. Powers of ln 2 make them those of [`Sums`]. Tiles are merged in ascending
+//! order by [`Sums::merge`], in f64. The two best logits come without order: they are exact. So threads
+//! may take any tiles.
 //!
 //! # Cost
 //!
-//! Sums take 18 operations for eight logits: most of what the monitor costs, unless it is hidden.
-//! Where a step waits for weights, the next ones are asked for meanwhile. Measured and rejected: tiles
-//! taken in parts of 128, whose sums move with the best logit so far (docs/benchmarks/monitor.md). Not
-//! tried: sums inside the product's loop, whose accumulators need the registers; a running maximum for
+//! Sums take 18 operations for a vector of logits, 16 with AVX-512, whose vectors are twice as wide: most of
+//! what the monitor costs, unless it is hidden. Where a step waits for weights, the next ones are asked for
+//! meanwhile. Measured and rejected: tiles taken in parts of 128, whose sums move with the best logit so far
+//! (docs/benchmarks/monitor.md). Not tried: sums inside the product's loop, whose accumulators need the registers; a running maximum for
 //! each vector, which doubles the exponentials.
 
 use std::f32::consts::LOG2_E;
@@ -23,7 +24,7 @@ use std::slice::Chunks;
 use rewind_monitor::{Statistics, Sums};
 
 use crate::aligned::LINE;
-use crate::arch::{Kernel, LANES, Simd, vectors};
+use crate::arch::{WIDE, Wide, WideKernel, sum};
 use crate::exp::exp2;
 
 /// Logits of a tile.
@@ -63,32 +64,32 @@ pub(crate) struct Measure<'a> {
     pub(crate) next: &'a [u8],
 }
 
-impl Kernel for Measure<'_> {
+impl WideKernel for Measure<'_> {
     type Output = Tile;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Tile {
+    fn run<W: Wide>(self, w: W) -> Tile {
         let (groups, rest) = self.groups();
         let mut next = self.next.chunks(LINE);
-        let low = s.splat(f32::NEG_INFINITY);
+        let low = w.splat(f32::NEG_INFINITY);
         let (mut best, mut second) = (low, low);
-        let mut poison = [s.splat(0.0); GROUP];
+        let mut poison = [w.splat(0.0); GROUP];
         for group in groups {
-            ask(s, next.next());
+            ask(w, next.by_ref().take(FEW));
             for (x, poison) in group.iter().zip(&mut poison) {
-                let x = s.load(x);
-                second = s.max(second, s.min(best, x));
-                best = s.max(best, x);
+                let x = w.load(x);
+                second = w.max(second, w.min(best, x));
+                best = w.max(best, x);
                 // 0 · x is NaN for NaN and infinities only.
-                *poison = s.fma(x, s.splat(0.0), *poison);
+                *poison = w.fma(x, w.splat(0.0), *poison);
             }
         }
         let [a, b, c, d] = poison;
-        let poison = s.add(s.add(a, b), s.add(c, d));
-        let mut finite = !s.sum(poison).is_nan();
-        let (mut candidates, mut seconds) = ([0.0; LANES], [0.0; LANES]);
-        s.store(best, &mut candidates);
-        s.store(second, &mut seconds);
+        let poison = w.add(w.add(a, b), w.add(c, d));
+        let mut finite = !sum(w, poison).is_nan();
+        let (mut candidates, mut seconds) = ([0.0; WIDE], [0.0; WIDE]);
+        w.store(best, &mut candidates);
+        w.store(second, &mut seconds);
         let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
         for &x in candidates.iter().chain(&seconds).chain(rest) {
             if x > best {
@@ -98,68 +99,70 @@ impl Kernel for Measure<'_> {
             }
         }
         finite &= rest.iter().all(|x| x.is_finite());
-        let sums = if self.sums { self.sum(s, best, next) } else { Sums::EMPTY };
+        let sums = if self.sums { self.sum(w, best, next) } else { Sums::EMPTY };
         Tile { best, second, finite, sums }
     }
 }
 
-/// Vectors for which one line is asked for while they are compared, and two while they are summed: twice as
-/// many were no better (docs/benchmarks/monitor.md).
+/// Vectors of a group: as many as additions are needed at once to keep the processor busy.
 const GROUP: usize = 4;
 
+/// Lines asked for while a group is compared; twice as many while it is summed. Twice as many again were no
+/// better (docs/benchmarks/monitor.md).
+const FEW: usize = 2;
+
 #[inline(always)]
-fn ask<S: Simd>(s: S, line: Option<&[u8]>) {
-    if let Some([first, ..]) = line {
-        s.prefetch(first);
+fn ask<'a, W: Wide>(w: W, lines: impl Iterator<Item = &'a [u8]>) {
+    for line in lines {
+        w.prefetch(&line[0]);
     }
 }
 
 impl Measure<'_> {
     /// Groups of vectors, and the logits that fill none.
     #[inline(always)]
-    fn groups(&self) -> (&[[[f32; LANES]; GROUP]], &[f32]) {
-        let groups = vectors(self.logits).as_chunks().0;
-        (groups, &self.logits[groups.len() * GROUP * LANES..])
+    fn groups(&self) -> (&[[[f32; WIDE]; GROUP]], &[f32]) {
+        let groups = self.logits.as_chunks().0.as_chunks().0;
+        (groups, &self.logits[groups.len() * GROUP * WIDE..])
     }
 
     #[inline(always)]
-    fn sum<S: Simd>(&self, s: S, best: f32, mut next: Chunks<'_, u8>) -> Sums {
-        let mut sums = [s.splat(0.0); 3];
+    fn sum<W: Wide>(&self, w: W, best: f32, mut next: Chunks<'_, u8>) -> Sums {
+        let mut sums = [w.splat(0.0); 3];
         let (groups, rest) = self.groups();
         for group in groups {
-            ask(s, next.next());
-            ask(s, next.next());
+            ask(w, next.by_ref().take(2 * FEW));
             for x in group {
-                accumulate(s, s.load(x), best, LANES, &mut sums);
+                accumulate(w, w.load(x), best, WIDE, &mut sums);
             }
         }
-        for rest in rest.chunks(LANES) {
-            let mut last = [best; LANES];
+        for rest in rest.chunks(WIDE) {
+            let mut last = [best; WIDE];
             last[..rest.len()].copy_from_slice(rest);
-            accumulate(s, s.load(&last), best, rest.len(), &mut sums);
+            accumulate(w, w.load(&last), best, rest.len(), &mut sums);
         }
-        let [z, s, q] = sums.map(|lanes| f64::from(s.sum(lanes)));
+        let [z, s, q] = sums.map(|lanes| f64::from(sum(w, lanes)));
         Sums { max: best, z, s: LN_2 * s, q: LN_2 * LN_2 * q }
     }
 }
 
 /// Adds one vector of logits, of which the first `used` count.
 #[inline(always)]
-fn accumulate<S: Simd>(s: S, x: S::F, best: f32, used: usize, sums: &mut [S::F; 3]) {
-    let t = s.mul(s.sub(x, s.splat(best)), s.splat(LOG2_E));
+fn accumulate<W: Wide>(w: W, x: W::F, best: f32, used: usize, sums: &mut [W::F; 3]) {
+    let t = w.mul(w.sub(x, w.splat(best)), w.splat(LOG2_E));
     // Where 2ᵗ ends, t must too, or a huge |t| would outweigh it.
-    let t = s.max(s.splat(LOW), t);
-    let mut e = exp2(s, t);
-    if used < LANES {
-        let mut lanes = [0.0; LANES];
-        s.store(e, &mut lanes);
+    let t = w.max(w.splat(LOW), t);
+    let mut e = exp2(w, t);
+    if used < WIDE {
+        let mut lanes = [0.0; WIDE];
+        w.store(e, &mut lanes);
         lanes[used..].fill(0.0);
-        e = s.load(&lanes);
+        e = w.load(&lanes);
     }
-    let et = s.mul(e, t);
-    sums[0] = s.add(sums[0], e);
-    sums[1] = s.add(sums[1], et);
-    sums[2] = s.fma(et, t, sums[2]);
+    let et = w.mul(e, t);
+    sums[0] = w.add(sums[0], e);
+    sums[1] = w.add(sums[1], et);
+    sums[2] = w.fma(et, t, sums[2]);
 }
 
 /// What is known of a whole row.
@@ -247,7 +250,7 @@ mod tests {
     fn summary(isa: Isa, logits: &[f32]) -> Summary {
         let tiles: Vec<_> = logits
             .chunks(TILE)
-            .map(|logits| isa.run(Measure { logits, sums: true, next: &[] }))
+            .map(|logits| isa.run_wide(Measure { logits, sums: true, next: &[] }))
             .collect();
         Summary::new(logits, &tiles)
     }

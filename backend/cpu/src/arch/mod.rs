@@ -1,7 +1,7 @@
-//! Vector instructions behind two small traits.
+//! Vector instructions behind three small traits.
 //!
-//! Every kernel of this crate is written once: products over [`Panel`], everything else over [`Simd`],
-//! eight `f32` lanes. A value of a type that implements them is the proof that this CPU has its
+//! Every kernel of this crate is written once: products over [`Panel`], statistics over [`Wide`], sixteen
+//! `f32` lanes, everything else over [`Simd`], eight. A value of a type that implements them is the proof that this CPU has its
 //! instructions, so kernels need no `unsafe`: only the short methods in [`avx2`] and [`avx512`] do.
 //! Their `run` is the door: it enters a function compiled for the instruction set, into which the
 //! kernel is inlined whole.
@@ -20,6 +20,7 @@ mod avx2;
 mod avx512;
 mod panel;
 mod portable;
+mod wide;
 
 use std::fmt;
 
@@ -29,6 +30,8 @@ use self::avx2::Avx2;
 use self::avx512::Avx512;
 pub(crate) use self::panel::{Panel, PanelKernel, QUADS};
 use self::portable::Portable;
+use self::wide::Pair;
+pub(crate) use self::wide::{WIDE, Wide, WideKernel, sum};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 8;
@@ -162,6 +165,17 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(avx2) => Panel::run(avx2, kernel),
             Set::Portable(portable) => Panel::run(portable, kernel),
+        }
+    }
+
+    /// Runs a kernel over wide vectors.
+    pub(crate) fn run_wide<K: WideKernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(avx512, _) => Wide::run(avx512, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(avx2) => Wide::run(Pair(avx2), kernel),
+            Set::Portable(portable) => Wide::run(Pair(portable), kernel),
         }
     }
 

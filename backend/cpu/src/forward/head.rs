@@ -49,7 +49,7 @@ impl Pass<'_> {
                 // SAFETY: as above.
                 let to = unsafe { self.tiles.piece_mut(worker, i, tile..tile + 1) };
                 let next = if i + 1 == count { next } else { &[] };
-                to[0] = self.isa.run(Measure { logits: out.row(i), sums, next });
+                to[0] = self.isa.run_wide(Measure { logits: out.row(i), sums, next });
             }
         }
     }

@@ -1,7 +1,9 @@
-//! [`Panel`] with AVX-512: sixteen rows, and integer products by VNNI.
+//! [`Panel`] with AVX-512: sixteen rows, and integer products by VNNI; and [`Wide`](super::Wide).
 //!
-//! What is not over panels runs with AVX2, which these processors have too: eight lanes are part of
+//! What is over neither runs with AVX2, which these processors have too: eight lanes are part of
 //! the numeric order, and next to the products it takes no time.
+
+mod wide;
 
 use std::arch::x86_64::*;
 
@@ -29,6 +31,8 @@ macro_rules! with {
         unsafe { $body }
     }};
 }
+
+use with;
 
 impl Avx512 {
     /// A proof, if this CPU has the instructions.
