@@ -7,8 +7,9 @@
 //! The bits of a row depend on its inputs alone: not on the batch, the chunking, the threads or the
 //! instruction set. [`order`] says how every sum is formed; [`Isa`] picks the instructions.
 //!
-//! `unsafe` lives in the vector instructions (`arch`), in the thread pool (`pool`), and where workers
-//! take parts of what they share (`shared`, `kv`, `forward`), nowhere else.
+//! `unsafe` lives in the vector instructions (`arch`), in the thread pool (`pool`), where workers take
+//! parts of what they share (`shared`, `kv`, `forward`), and where arrays are cut from blocks of huge
+//! pages (`aligned::block`), nowhere else.
 #![deny(unsafe_code)]
 #![allow(
     clippy::needless_range_loop,
