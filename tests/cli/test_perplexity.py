@@ -46,3 +46,32 @@ def test_a_draft_is_worse(rewind_json, weights, shadow):
     reference = recorded(2)
     assert draft["perplexity"] > reference * 1.02, "4 bits cost something"
     assert near["perplexity"] == pytest.approx(reference, rel=0.03)
+
+
+def without(weights, layers):
+    text = ["--text", golden.TEXT, "--context", 128, "--chunks", 2]
+    return ["perplexity", "--model", weights, *text, "--without-layers", layers]
+
+
+def test_a_layer_that_is_left_out_is_missed(rewind_json, weights):
+    """One of the middle is worth little, the first one nearly everything."""
+    middle = rewind_json(*without(weights, "14"), "--weights", "int8", "--compare")
+    first = rewind_json(*without(weights, "0,14"), "--weights", "int8")
+    assert middle["without_layers"] == [14]
+    assert first["without_layers"] == [0, 14]
+    # The shadow beside it has all its layers.
+    assert middle["shadow"]["perplexity"] < middle["perplexity"] < first["perplexity"] / 10
+    assert 0.02 < middle["shadow"]["divergence"] < 1
+    assert 0.5 < middle["shadow"]["agreement"] < 0.99
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ("30", "there is no layer 30 to leave out: this model has 30, from 0 to 29"),
+        ("3,5,3", "layer 3 is left out twice"),
+        (",".join(map(str, range(30))), "at least one must stay"),
+    ],
+)
+def test_layers_that_cannot_be_left_out_are_named(rewind, weights, layers, said):
+    assert said in rewind(*without(weights, layers), fails=True).stderr

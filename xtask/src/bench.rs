@@ -3,6 +3,7 @@
 //! Each is a `rewind` command, or a few, with the arguments that make its result comparable from one day to the next. What
 //! needs a server is a test that pytest leaves out otherwise.
 
+mod command;
 mod cpu;
 mod formats;
 mod fuzz;
@@ -11,6 +12,7 @@ mod markdown;
 mod miri;
 mod monitor;
 mod options;
+mod plans;
 mod remarks;
 mod revision;
 mod spread;
@@ -46,6 +48,8 @@ enum Bench {
     Perplexity(Further),
     /// What each format of a draft loses and saves; writes docs/benchmarks/formats.md
     Formats(formats::Options),
+    /// What layers with fewer bits cost, in order of importance and in none; writes docs/benchmarks/plans.md
+    Plans(plans::Options),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
     Cpu(options::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
@@ -107,6 +111,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Regret(further)) => REGRET.run(project, further),
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
         Some(Bench::Formats(options)) => formats::run(project, options),
+        Some(Bench::Plans(options)) => plans::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
         Some(Bench::Monitor(options)) => monitor::run(project, options),
@@ -159,6 +164,7 @@ mod tests {
             "regret",
             "perplexity",
             "formats",
+            "plans",
             "cpu",
             "triton",
             "monitor",

@@ -30,6 +30,14 @@ impl WeightBytes {
         })
     }
 
+    /// Of a draft whose matrices are kept in the formats that the checkpoint has them in; `None` is single
+    /// precision.
+    pub fn of_stored(spec: &ModelSpec, format: impl Fn(TensorName) -> Option<Format>) -> Self {
+        Self::sum(spec, |tensor, cols| {
+            format(tensor).map_or(4 * cols as u64, |format| row_bytes(format, cols))
+        })
+    }
+
     /// Of a shadow whose tensors have as many bytes a weight as `width` says.
     pub fn of_shadow(spec: &ModelSpec, width: impl Fn(TensorName) -> u64) -> Self {
         Self::sum(spec, |tensor, cols| width(tensor) * cols as u64)

@@ -13,7 +13,7 @@ use rewind_engine::text::Vocabulary;
 use rewind_engine::{Executor, Input, Policy, Row, RowClass, Settings, Slot, Token, Weights};
 use rewind_executor_suite::bench::{Bench, decisions, generated};
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
-use rewind_formats::{Format, Group};
+use rewind_formats::{DraftFormats, Format, Group};
 use rewind_monitor::{Detector, Gate};
 use serde::Serialize;
 
@@ -23,8 +23,12 @@ const PAGE_TOKENS: usize = 8;
 
 fn load() -> CpuModel {
     let model = TinyModel::new(small_spec(Architecture::Llama, VOCABULARY), Precision::F16, FORMAT);
-    let options =
-        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
+    let options = LoadOptions {
+        draft: model.draft.clone().map(DraftFormats::from),
+        shadow: true,
+        threads: 1,
+        isa: Isa::detect(),
+    };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).unwrap()
 }
 

@@ -3,11 +3,14 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use rewind_formats::ggml::GgmlType;
+use rewind_formats::{Format, PackError, Packed};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{CheckpointError, Fault};
 use crate::gguf;
+use crate::huggingface::quantized::{Method, Quantized};
 use crate::huggingface::{self, config, special::Settings};
 use crate::template::ChatTemplate;
 use crate::weights::{Mapping, Stored, StoredType, Weights, tensor, unreadable_type};
@@ -26,6 +29,8 @@ pub struct Checkpoint {
     path: PathBuf,
     container: Container,
     weights: Weights,
+    /// Matrices that stand in several tensors.
+    quantized: Quantized,
     spec: ModelSpec,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -89,7 +94,8 @@ impl Checkpoint {
         if let Some(stored) = weights.tensors.get(gguf::model::ROPE_DIVISORS) {
             spec.rope.scaling = rope_divisors(&weights, stored, &spec, path)?;
         }
-        check_tensors(path, Container::Gguf, &weights, &spec)?;
+        let quantized = Quantized::default();
+        check_tensors(path, Container::Gguf, &weights, &quantized, &spec)?;
         let tokenizer = gguf::vocabulary::tokenizer(&keys, spec.vocab_size).map_err(within)?;
         let generation = gguf::vocabulary::generation(&keys, spec.vocab_size).map_err(within)?;
         let chat_template = match keys.optional_str("tokenizer.chat_template").map_err(within)? {
@@ -105,11 +111,12 @@ impl Checkpoint {
                 })?)
             }
         };
-        let fingerprint = fingerprint(&spec, &weights);
+        let fingerprint = fingerprint(&spec, &weights, &quantized);
         Ok(Self {
             path: path.to_owned(),
             container: Container::Gguf,
             weights,
+            quantized,
             spec,
             tokenizer,
             chat_template,
@@ -123,22 +130,35 @@ impl Checkpoint {
             |why| CheckpointError::NotACheckpoint { path: folder.to_owned(), why };
         let config: Value = huggingface::json_file(folder, "config.json")?
             .ok_or_else(|| not_a_checkpoint("it has no config.json"))?;
-        let spec = config::spec(&config).map_err(|f| f.within(&folder.join("config.json")))?;
+        let in_config = |fault: Fault| fault.within(&folder.join("config.json"));
+        let spec = config::spec(&config).map_err(in_config)?;
+        let method = Method::read(&config).map_err(in_config)?;
         let weights = huggingface::weights(folder)?;
-        check_tensors(folder, Container::HuggingFace, &weights, &spec)?;
+        let quantized = match method {
+            None => Quantized::default(),
+            Some(method) => {
+                let matrices = spec.tensors().filter_map(|tensor| {
+                    let shape = spec.shape(tensor)?.try_into().ok()?;
+                    Some((file_name(Container::HuggingFace, &spec, tensor), shape))
+                });
+                Quantized::find(&method, &config, &weights, folder, matrices)?
+            }
+        };
+        check_tensors(folder, Container::HuggingFace, &weights, &quantized, &spec)?;
         let json = huggingface::text_file(folder, "tokenizer.json")?
             .ok_or_else(|| not_a_checkpoint("it has no tokenizer.json"))?;
         let tokenizer = Tokenizer::from_json(&json, spec.vocab_size).map_err(|source| {
             CheckpointError::Tokenizer { file: folder.join("tokenizer.json"), source }
         })?;
         let settings = Settings::read(folder)?;
-        let fingerprint = fingerprint(&spec, &weights);
+        let fingerprint = fingerprint(&spec, &weights, &quantized);
         Ok(Self {
             path: folder.to_owned(),
             container: Container::HuggingFace,
             generation: settings.generation(folder, &config, &tokenizer)?,
             chat_template: settings.chat_template(folder)?,
             weights,
+            quantized,
             spec,
             tokenizer,
             fingerprint,
@@ -163,17 +183,20 @@ impl Checkpoint {
     /// Copies a tensor of the model out of the files.
     ///
     /// Its shape is what [`ModelSpec::shape`] says. The head of a model with tied weights is its
-    /// embedding. Quantized blocks arrive dequantized, rounded once to F16; everything else in the
+    /// embedding. Quantized matrices arrive dequantized, rounded once to F16; everything else in the
     /// precision of the file. Rows of query and key heads are in "rotate half" order whatever the
     /// file's. NaN and infinities are not looked for.
     ///
     /// # Errors
     ///
-    /// If the model has no such tensor.
+    /// If the model has no such tensor, or if what it is quantized with contradicts itself.
     pub fn tensor(&self, name: TensorName) -> Result<Tensor, CheckpointError> {
         let missing = || CheckpointError::NoSuchTensor { tensor: name };
         let shape = self.spec.shape(name).ok_or_else(missing)?;
-        let in_file = file_name(self.container, &self.spec, name);
+        let in_file = self.file_name(name);
+        if let Some(data) = self.quantized.dequantized(&self.weights, &in_file) {
+            return Ok(Tensor { shape, data: data? });
+        }
         let stored = self.weights.tensors.get(&in_file).ok_or_else(missing)?;
         let mut data = self.weights.read(&in_file, stored)?;
         if self.container == Container::Gguf
@@ -186,12 +209,97 @@ impl Checkpoint {
                 TensorData::Bf16(v) => {
                     TensorData::Bf16(gguf::model::unpermute(&v, heads, head_dim))
                 }
+                packed @ TensorData::Packed(_) => packed,
             };
         }
         Ok(Tensor { shape, data })
     }
 
-    /// How a tensor of the model stands in the files; `None` if the model has no such tensor.
+    /// Copies a tensor of the model out of the files as it stands there: a quantized matrix whose layout is one of
+    /// the formats of drafts arrives packed, with the codes of the file, and everything else as
+    /// [`tensor`](Self::tensor) gives it. `docs/checkpoints.md` says which layouts these are, and which of their
+    /// numbers are rounded.
+    ///
+    /// # Errors
+    ///
+    /// As of [`tensor`](Self::tensor); codes or scales that stand for no finite weight.
+    pub fn stored_tensor(&self, name: TensorName) -> Result<Tensor, CheckpointError> {
+        let missing = || CheckpointError::NoSuchTensor { tensor: name };
+        let shape = self.spec.shape(name).ok_or_else(missing)?;
+        let in_file = self.file_name(name);
+        if let Some(data) = self.quantized.stored(&self.weights, &in_file) {
+            return Ok(Tensor { shape, data: data? });
+        }
+        let stored = self.weights.tensors.get(&in_file).ok_or_else(missing)?;
+        if let (StoredType::Known(ty), &[rows, cols]) = (&stored.ty, &shape[..])
+            && let Some(bytes) = self.weights.bytes(&in_file)
+        {
+            let fault = |error: PackError| {
+                let file = self.weights.files[stored.file].path();
+                Fault::malformed(tensor(&in_file), error.to_string()).within(file)
+            };
+            if let Some(packed) = gguf::kept::packed(*ty, rows, cols, bytes).map_err(fault)? {
+                let packed = match gguf::model::permuted_heads(&self.spec, name) {
+                    None => packed,
+                    Some(heads) => {
+                        let numbers: Vec<usize> = (0..rows).collect();
+                        let order = gguf::model::unpermute(&numbers, heads, self.spec.head_dim);
+                        let rows = order.into_iter().map(|row| (&packed, row));
+                        Packed::from_rows(rows).map_err(fault)?
+                    }
+                };
+                return Ok(Tensor { shape, data: TensorData::Packed(packed) });
+            }
+        }
+        self.tensor(name)
+    }
+
+    /// The format of a matrix as [`stored_tensor`](Self::stored_tensor) gives it, told without reading its codes;
+    /// `None` for single precision.
+    ///
+    /// A matrix with a code that its format lacks is F16 after all: nothing that is known writes such files.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no such tensor.
+    pub fn stored_format(&self, name: TensorName) -> Result<Option<Format>, CheckpointError> {
+        let in_file = self.file_name(name);
+        if let Some(format) = self.quantized.format(&self.weights, &in_file) {
+            return Ok(Some(format));
+        }
+        let stored = self.weights.tensors.get(&in_file);
+        if let Some(Stored { ty: StoredType::Known(ty), shape, .. }) = stored
+            && let &[_, cols] = &shape[..]
+            && let Some(format) = gguf::kept::format(*ty, cols)
+        {
+            return Ok(Some(format));
+        }
+        self.float_format(name)
+    }
+
+    /// The format of a tensor as [`tensor`](Self::tensor) gives it: F16, BF16, or `None` for single precision.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no such tensor.
+    pub fn float_format(&self, name: TensorName) -> Result<Option<Format>, CheckpointError> {
+        let in_file = self.file_name(name);
+        let stored = self.weights.tensors.get(&in_file);
+        match stored.map(|stored| &stored.ty) {
+            _ if self.quantized.has(&in_file) => Ok(Some(Format::F16)),
+            Some(StoredType::Known(GgmlType::F32)) => Ok(None),
+            Some(StoredType::Known(GgmlType::Bf16)) => Ok(Some(Format::Bf16)),
+            Some(_) => Ok(Some(Format::F16)),
+            None => Err(CheckpointError::NoSuchTensor { tensor: name }),
+        }
+    }
+
+    fn file_name(&self, name: TensorName) -> String {
+        file_name(self.container, &self.spec, name)
+    }
+
+    /// How a tensor of the model stands in the files; `None` if the model has no such tensor, or if several stand
+    /// for it.
     pub fn stored(&self, name: TensorName) -> Option<StoredTensor<'_>> {
         let in_file = file_name(self.container, &self.spec, name);
         let (name, stored) = self.weights.tensors.get_key_value(&in_file)?;
@@ -251,11 +359,15 @@ fn check_tensors(
     path: &Path,
     container: Container,
     weights: &Weights,
+    quantized: &Quantized,
     spec: &ModelSpec,
 ) -> Result<(), CheckpointError> {
     let mut known = std::collections::BTreeSet::new();
     for name in spec.tensors() {
         let in_file = file_name(container, spec, name);
+        if quantized.has(&in_file) {
+            continue;
+        }
         let Some(stored) = weights.tensors.get(&in_file) else {
             let file = path.to_owned();
             return Err(CheckpointError::MissingTensor { file, tensor: name, name: in_file });
@@ -275,7 +387,8 @@ fn check_tensors(
         known.insert(in_file);
     }
     for (name, stored) in &weights.tensors {
-        if !known.contains(name) && !harmless(container, spec, name) {
+        let known = known.contains(name) || quantized.knows(weights, name);
+        if !known && !harmless(container, spec, name) {
             let file = weights.files[stored.file].path();
             return Err(Fault::unsupported(
                 tensor(name),
@@ -324,7 +437,7 @@ fn rope_divisors(
     Ok(RopeScaling::Divisors(divisors))
 }
 
-fn fingerprint(spec: &ModelSpec, weights: &Weights) -> String {
+fn fingerprint(spec: &ModelSpec, weights: &Weights, quantized: &Quantized) -> String {
     let mut hash = Sha256::new();
     let ModelSpec { rms_epsilon, rope, max_positions: _, architecture, .. } = spec;
     let family = match architecture {
@@ -342,6 +455,8 @@ fn fingerprint(spec: &ModelSpec, weights: &Weights) -> String {
         hash.update(frequency.to_le_bytes());
     }
     weights.fingerprint(&mut hash);
+    // The same tensors may mean other weights under other settings.
+    hash.update(quantized.config());
     hash.finalize().iter().take(16).fold(String::new(), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");

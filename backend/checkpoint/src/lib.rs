@@ -13,6 +13,7 @@ mod checkpoint;
 mod error;
 mod generation;
 mod gguf;
+mod grid;
 mod huggingface;
 mod spec;
 mod template;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use half::{bf16, f16};
+use rewind_formats::Packed;
 
 /// One tensor of a decoder, whatever its file calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,8 +112,8 @@ pub struct Tensor {
     pub data: TensorData,
 }
 
-/// Elements of a tensor in the precision of the checkpoint. Block-quantized GGUF tensors arrive as
-/// F16: their exact dequantization, rounded once.
+/// Elements of a tensor in the precision of the checkpoint. Quantized matrices arrive as F16, their exact
+/// dequantization rounded once, or packed, where it is asked for what stands in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
     /// Single precision.
@@ -121,6 +122,8 @@ pub enum TensorData {
     F16(Vec<f16>),
     /// bfloat16.
     Bf16(Vec<bf16>),
+    /// A matrix in a format of drafts.
+    Packed(Packed),
 }
 
 impl TensorData {
@@ -130,6 +133,7 @@ impl TensorData {
             Self::F32(v) => v.len(),
             Self::F16(v) => v.len(),
             Self::Bf16(v) => v.len(),
+            Self::Packed(packed) => packed.rows() * packed.cols(),
         }
     }
 
@@ -138,12 +142,19 @@ impl TensorData {
         self.len() == 0
     }
 
-    /// The elements, upcast exactly.
+    /// The elements, upcast exactly; of a packed matrix, the exact values of its weights.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::F32(v) => v.clone(),
             Self::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Self::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Self::Packed(packed) => {
+                let mut values = vec![0.0; self.len()];
+                for (row, values) in values.chunks_exact_mut(packed.cols()).enumerate() {
+                    packed.dequantize_row(row, values);
+                }
+                values
+            }
         }
     }
 }

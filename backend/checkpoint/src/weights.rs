@@ -93,9 +93,17 @@ pub(crate) struct Stored {
 pub(crate) struct Weights {
     pub(crate) files: Vec<Mapping>,
     pub(crate) tensors: BTreeMap<String, Stored>,
+    /// What the headers of safetensors files say besides.
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl Weights {
+    /// The bytes of a tensor, if there is one of this name.
+    pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let stored = self.tensors.get(name)?;
+        Some(&self.files[stored.file][stored.range.clone()])
+    }
+
     /// Copies a tensor out. Quantized blocks are dequantized in f32 and rounded to f16.
     pub(crate) fn read(&self, name: &str, stored: &Stored) -> Result<TensorData, CheckpointError> {
         let file = &self.files[stored.file];

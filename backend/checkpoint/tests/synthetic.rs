@@ -49,6 +49,7 @@ fn check_weights(checkpoint: &Checkpoint, spec: &ModelSpec, element: Element) {
             TensorData::F32(_) => Element::F32,
             TensorData::F16(_) => Element::F16,
             TensorData::Bf16(_) => Element::Bf16,
+            TensorData::Packed(_) => panic!("{name} is packed"),
         };
         assert_eq!(kept, element);
     }

@@ -18,8 +18,8 @@ pub(crate) struct ModelArguments {
     /// Take the shadow weights from this checkpoint instead of the model's own.
     #[arg(long, value_name = "PATH")]
     pub(crate) shadow: Option<PathBuf>,
-    /// Format of the draft weights, or a plan with a format for each layer.
-    #[arg(long, value_name = "FORMAT|plan:FILE", default_value = "int4-g32")]
+    /// Format of the draft weights, `stored` to keep the checkpoint's own, or a plan with a format for each layer.
+    #[arg(long, value_name = "FORMAT|stored|plan:FILE", default_value = "int4-g32")]
     pub(crate) draft: Draft,
     /// Where to run: auto (the first GPU that can be used, else the CPU), cpu or cuda:N.
     #[arg(long, default_value = "auto")]

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use rewind_checkpoint::{Checkpoint, Container, ModelSpec};
+use rewind_checkpoint::{Checkpoint, Container, ModelSpec, TensorName};
 use rewind_cpu::Isa;
-use rewind_formats::Mixture;
+use rewind_formats::{DraftFormats, Format};
 use rewind_monitor::{ThermometerSetting, choose_thermometer};
 use rewind_quantize::average_bits;
 use rewind_serving::{Device, Draft, format_bytes};
@@ -116,7 +116,7 @@ fn positive(text: &str) -> Result<f64, String> {
 fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
     let Arguments { draft: drafts, device, bus_bandwidth, .. } = arguments;
     let layers = checkpoint.spec().layers;
-    let drafts = drafts.iter().map(|draft| Ok((draft, draft.mixture(layers)?)));
+    let drafts = drafts.iter().map(|draft| Ok((draft, draft.formats(layers)?)));
     let drafts = drafts.collect::<Result<Vec<_>>>()?;
     let served_on = Where::ask(*device);
     let gpu = match device {
@@ -157,7 +157,7 @@ fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
         chat_template: checkpoint.chat_template().is_some(),
         stored: stored.into_values().collect(),
         shadow: shadow_size(checkpoint),
-        drafts: drafts.iter().map(|(_, draft)| draft_size(spec, draft)).collect(),
+        drafts: drafts.iter().map(|(_, draft)| draft_size(checkpoint, draft)).collect(),
         // On the CPU: keys and values in f32, see rewind-cpu.
         kv_bytes_per_token: (spec.layers * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>())
             as u64,
@@ -176,28 +176,57 @@ fn report(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Report> {
 
 /// Matrices in the precision of the checkpoint (f16 where it was quantized), vectors in f32.
 fn shadow_size(checkpoint: &Checkpoint) -> Size {
+    let spec = checkpoint.spec();
     let mut bytes = 0;
     let mut names = BTreeSet::new();
-    for tensor in checkpoint.tensors() {
-        let elements = tensor.shape.iter().product::<usize>() as u64;
-        if tensor.shape.len() < 2 {
+    for tensor in spec.tensors().filter(|&t| !(spec.tied_head && t == TensorName::Head)) {
+        let shape = spec.shape(tensor).unwrap_or_default();
+        let elements = shape.iter().product::<usize>() as u64;
+        if shape.len() < 2 {
             bytes += 4 * elements;
             continue;
         }
-        let (name, width) = match tensor.dtype.as_str() {
-            "F32" => ("f32", 4),
-            "BF16" => ("bf16", 2),
+        let (name, width) = match checkpoint.float_format(tensor) {
+            Ok(None) => ("f32", 4),
+            Ok(Some(Format::Bf16)) => ("bf16", 2),
             _ => ("f16", 2),
         };
         names.insert(name);
         bytes += width * elements;
     }
-    size(Vec::from_iter(names).join(" and "), bytes, checkpoint.spec())
+    size(Vec::from_iter(names).join(" and "), bytes, spec)
 }
 
-fn draft_size(spec: &ModelSpec, draft: &Mixture) -> Size {
-    let [_, bits] = average_bits(spec, draft);
-    size(draft.to_string(), (bits / 8.0 * spec.parameters() as f64).ceil() as u64, spec)
+fn draft_size(checkpoint: &Checkpoint, draft: &DraftFormats) -> Size {
+    let spec = checkpoint.spec();
+    match draft {
+        DraftFormats::Mixture(mixture) => {
+            let [_, bits] = average_bits(spec, mixture);
+            size(draft.to_string(), (bits / 8.0 * spec.parameters() as f64).ceil() as u64, spec)
+        }
+        DraftFormats::Stored => stored_size(checkpoint),
+    }
+}
+
+/// Matrices in the formats that the checkpoint has them in, vectors in f32.
+fn stored_size(checkpoint: &Checkpoint) -> Size {
+    let spec = checkpoint.spec();
+    let (mut bits, mut names) = (0.0, BTreeSet::new());
+    for tensor in spec.tensors().filter(|&t| !(spec.tied_head && t == TensorName::Head)) {
+        let shape = spec.shape(tensor).unwrap_or_default();
+        let each = match shape[..] {
+            [_, cols] => {
+                // What cannot be read is told when it is loaded.
+                let format = checkpoint.stored_format(tensor).unwrap_or(Some(Format::F16));
+                names.insert(format.map_or("f32".to_owned(), |format| format.to_string()));
+                format.map_or(32.0, |format| format.bits_per_weight(cols))
+            }
+            _ => 32.0,
+        };
+        bits += each * shape.iter().product::<usize>() as f64;
+    }
+    let names = Vec::from_iter(names).join(" and ");
+    size(format!("{} ({names})", DraftFormats::Stored), (bits / 8.0).ceil() as u64, spec)
 }
 
 fn size(format: String, bytes: u64, spec: &ModelSpec) -> Size {

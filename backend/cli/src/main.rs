@@ -10,6 +10,7 @@ mod bench;
 mod bench_engine;
 mod generate;
 mod inspect;
+mod layers;
 mod output;
 mod perplexity;
 mod progress;

@@ -6,6 +6,7 @@
 //! model. Where the tokenizer begins prompts with a token of its own, that token takes the place of
 //! each chunk's first one.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use rewind_engine::{Executor, Token, Weights};
 use rewind_serving::Draft;
 use serde::Serialize;
 
+use crate::layers::Kept;
 use crate::reader::{Text, Where};
 use crate::score::{Mean, log_sum_exp, teacher_forced};
 use crate::{output, progress};
@@ -36,7 +38,11 @@ pub(crate) struct Arguments {
     /// Score only this many chunks, from the start.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
-    /// Read the text with the shadow, too, and say how far the draft is from it.
+    /// Leave out these layers, counted from 0, such as 3,5,7. A plan then names those that stay.
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    without_layers: Vec<usize>,
+    /// Read the text with the shadow, too, and say how far the draft is from it. The shadow keeps all its
+    /// layers.
     #[arg(long)]
     compare: bool,
     /// Print one JSON object.
@@ -64,6 +70,7 @@ struct Report {
     identity: String,
     context: u32,
     chunks: usize,
+    without_layers: Vec<usize>,
     tokens: u64,
     nll: f64,
     nll_error: f64,
@@ -97,12 +104,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Copy::Draft(draft) => Some(draft),
     };
     let weights = if draft.is_some() { Weights::Draft } else { Weights::Full };
+    let kept = Kept::without(checkpoint.spec().layers, &arguments.without_layers)?;
+    let shortened = !arguments.without_layers.is_empty();
     ensure!(
-        draft.is_some() || !arguments.compare,
+        draft.is_some() || shortened || !arguments.compare,
         "--compare needs a draft: give --weights a format or a plan"
     );
-    let with_shadow = draft.is_none() || arguments.compare;
-    let mut executor = arguments.place.load(&checkpoint, draft, with_shadow, context)?;
+    let with_shadow = draft.is_none() || arguments.compare && !shortened;
+    let place = &arguments.place;
+    let mut executor = place.load_layers(&checkpoint, &kept, draft, with_shadow, context)?;
+    // What is compared with is of all layers, so it cannot be a copy in the same executor.
+    let mut whole = match arguments.compare && shortened {
+        true => Some(place.load(&checkpoint, None, true, context)?),
+        false => None,
+    };
     drop(checkpoint);
     let chunks = text.chunks(arguments.chunks);
     let bar = progress::bar(chunks.len() as u64, "perplexity");
@@ -110,7 +125,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut nll = Mean::default();
     let mut comparison = arguments.compare.then(Comparison::default);
     for chunk in &chunks {
-        nll.merge(score(&mut executor, weights, chunk, text.first, &mut comparison)?);
+        let of_chunk = beginning(chunk, text.first);
+        nll.merge(match &mut comparison {
+            None => score(&mut executor, weights, &of_chunk, None)?,
+            Some(comparison) => {
+                let beside = whole.as_mut().unwrap_or(&mut executor);
+                let of_shadow = logits(beside, Weights::Full, &of_chunk)?;
+                score(&mut executor, weights, &of_chunk, Some((comparison, &of_shadow)))?
+            }
+        });
         bar.set_message(format!("perplexity {:.3}", nll.mean().exp()));
         bar.inc(1);
     }
@@ -125,6 +148,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         identity: executor.identity(weights),
         context: arguments.context,
         chunks: chunks.len(),
+        without_layers: arguments.without_layers,
         tokens: nll.count(),
         nll: nll.mean(),
         nll_error: nll.standard_error(),
@@ -137,8 +161,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if arguments.json {
         return output::json(&report);
     }
+    let without = match &report.without_layers[..] {
+        [] => String::new(),
+        layers => format!(" without layers {}", numbers(layers)),
+    };
     output::line(format_args!(
-        "perplexity {:.4} ± {:.4} ({}; {} tokens in {} chunks of {}, {:.1} s)",
+        "perplexity {:.4} ± {:.4} ({}{without}; {} tokens in {} chunks of {}, {:.1} s)",
         report.perplexity,
         report.perplexity_error,
         report.weights,
@@ -157,6 +185,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         beside.divergence,
         beside.divergence_error
     ))
+}
+
+fn numbers(layers: &[usize]) -> String {
+    layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// How far a draft is from the shadow.
@@ -196,36 +228,53 @@ fn most_likely(logits: &[f32]) -> Option<usize> {
     logits.iter().position(|&logit| logit == best)
 }
 
-/// Negative log-likelihoods of the second half of one chunk.
+/// A chunk with the token that prompts begin with, if there is one, in the place of its first.
+fn beginning(chunk: &[Token], first: Option<Token>) -> Vec<Token> {
+    let mut chunk = chunk.to_vec();
+    if let (Some(place), Some(first)) = (chunk.first_mut(), first) {
+        *place = first;
+    }
+    chunk
+}
+
+/// What is fed of a chunk, and the positions whose next token is scored. The last token is predicted but need
+/// not be fed.
+fn halves(chunk: &[Token]) -> Result<(&[Token], Range<usize>)> {
+    ensure!(chunk.len() >= 4, "a chunk of {} tokens has no second half", chunk.len());
+    let fed = &chunk[..chunk.len() - 1];
+    Ok((fed, chunk.len() / 2..fed.len()))
+}
+
+/// Logits of the second half of one chunk.
+fn logits(
+    executor: &mut impl Executor,
+    weights: Weights,
+    chunk: &[Token],
+) -> Result<Vec<Vec<f32>>> {
+    let (fed, wanted) = halves(chunk)?;
+    let mut rows = Vec::with_capacity(wanted.len());
+    teacher_forced(executor, weights, fed, wanted, |_, logits| {
+        rows.push(logits.to_vec());
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Negative log-likelihoods of the second half of one chunk, compared with the shadow's logits of it, if any.
 fn score(
     executor: &mut impl Executor,
     weights: Weights,
     chunk: &[Token],
-    first: Option<Token>,
-    comparison: &mut Option<Comparison>,
+    mut beside: Option<(&mut Comparison, &[Vec<f32>])>,
 ) -> Result<Mean> {
-    ensure!(chunk.len() >= 4, "a chunk of {} tokens has no second half", chunk.len());
-    let mut chunk = chunk.to_vec();
-    if let Some(first) = first {
-        chunk[0] = first;
-    }
-    // The last token is predicted but need not be fed.
-    let fed = &chunk[..chunk.len() - 1];
-    let wanted = chunk.len() / 2..fed.len();
-    let mut of_shadow = Vec::new();
-    if comparison.is_some() {
-        teacher_forced(executor, Weights::Full, fed, wanted.clone(), |_, logits| {
-            of_shadow.push(logits.to_vec());
-            Ok(())
-        })?;
-    }
-    let mut of_shadow = of_shadow.iter();
+    let (fed, wanted) = halves(chunk)?;
+    let first = wanted.start;
     let mut nll = Mean::default();
     teacher_forced(executor, weights, fed, wanted, |position, logits| {
         let next = chunk[position + 1];
         nll.add(log_sum_exp(logits) - f64::from(logits[next as usize]));
-        if let (Some(comparison), Some(shadow)) = (comparison.as_mut(), of_shadow.next()) {
-            comparison.add(shadow, logits, next);
+        if let Some((comparison, of_shadow)) = &mut beside {
+            comparison.add(&of_shadow[position - first], logits, next);
         }
         Ok(())
     })?;

@@ -9,8 +9,10 @@ use rewind_checkpoint::Checkpoint;
 use rewind_cpu::{CpuExecutor, CpuModel, Isa};
 use rewind_cuda::{CudaExecutor, CudaModel, Driver, Placement};
 use rewind_engine::Token;
+use rewind_formats::DraftFormats;
 use rewind_serving::{AnyExecutor, Device, Draft, Processor};
 
+use crate::layers::Kept;
 use crate::progress;
 use crate::score::ROWS;
 
@@ -34,6 +36,12 @@ impl Where {
             .with_context(|| format!("cannot load {}", self.model.display()))
     }
 
+    /// Threads that compute.
+    pub(crate) fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        self.threads.map_or_else(cores, usize::from)
+    }
+
     /// An executor with a draft, the shadow, or both, and room for so many positions.
     pub(crate) fn load(
         &self,
@@ -42,20 +50,44 @@ impl Where {
         shadow: bool,
         positions: usize,
     ) -> Result<AnyExecutor> {
+        let kept = Kept::without(checkpoint.spec().layers, &[])?;
+        self.load_layers(checkpoint, &kept, draft, shadow, positions)
+    }
+
+    /// As [`Self::load`], but with these layers alone. A plan must be for as many.
+    pub(crate) fn load_layers(
+        &self,
+        checkpoint: &Checkpoint,
+        layers: &Kept,
+        draft: Option<&Draft>,
+        shadow: bool,
+        positions: usize,
+    ) -> Result<AnyExecutor> {
         const PAGE_TOKENS: usize = 32;
-        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let threads = self.threads.map_or_else(cores, usize::from);
-        let spec = checkpoint.spec();
-        let draft = draft.map(|draft| draft.mixture(spec.layers)).transpose()?;
+        let threads = self.threads();
+        let spec = &layers.spec(checkpoint.spec());
+        let draft = draft.map(|draft| draft.formats(spec.layers)).transpose()?;
         let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
         let bar = progress::percent("loading");
         let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
-        let source = |tensor| checkpoint.tensor(tensor);
+        let source = |tensor| checkpoint.tensor(layers.original(tensor));
+        // A draft that is kept as it is stored is read in one go, the shadow beside it in another.
+        let stored = draft == Some(DraftFormats::Stored);
+        let kept = |tensor| checkpoint.stored_tensor(layers.original(tensor));
         let executor = match self.device.choose()?.processor {
             Processor::Cpu => {
                 let isa = Isa::detect();
-                let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
-                let model = CpuModel::load(spec, source, options, |p| show(p.done, p.total))?;
+                let load = |draft, shadow| {
+                    let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
+                    CpuModel::load(spec, source, options, |p| show(p.done, p.total))
+                };
+                let model = if stored {
+                    let options = rewind_cpu::LoadOptions { draft, shadow: false, threads, isa };
+                    let model = CpuModel::load(spec, kept, options, |p| show(p.done, p.total))?;
+                    if shadow { model.with_shadow_of(load(None, true)?) } else { model }
+                } else {
+                    load(draft, shadow)?
+                };
                 let page_tokens = PAGE_TOKENS;
                 let config =
                     rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions };
@@ -64,8 +96,16 @@ impl Where {
             Processor::Cuda(ordinal) => {
                 let mut model = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
                 let placement = Placement::Device;
-                let options = rewind_cuda::LoadOptions { draft, shadow, threads, placement };
-                model.load(source, options, |p| show(p.done, p.total))?;
+                let options =
+                    |draft, shadow| rewind_cuda::LoadOptions { draft, shadow, threads, placement };
+                if stored {
+                    model.load(kept, options(draft, false), |p| show(p.done, p.total))?;
+                    if shadow {
+                        model.load(source, options(None, true), |p| show(p.done, p.total))?;
+                    }
+                } else {
+                    model.load(source, options(draft, shadow), |p| show(p.done, p.total))?;
+                }
                 let config = rewind_cuda::Config { slots, rows, pages, positions };
                 AnyExecutor::Cuda(Box::new(CudaExecutor::new(model, config)?))
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use checkpoints::folder::Folder;
+use checkpoints::quantized::{self, Gptq};
 use checkpoints::tiny::{Element, spec};
 use rewind_checkpoint::Architecture;
 use serde_json::Value;
@@ -269,6 +270,36 @@ fn a_plan_is_made_shown_and_scored() {
         .unwrap();
     let error = failure(&["inspect", "--model", path(&model), "--draft", &draft], 1);
     assert!(error.contains("1 layers") && error.contains("has 2"), "{error}");
+}
+
+#[test]
+fn a_quantized_checkpoint_can_be_the_draft() {
+    let place = tempfile::tempdir().unwrap();
+    let spec = quantized::spec();
+    let folder = |name: &str, folder: &Folder| {
+        let path = place.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        folder.write(&path);
+        path.to_str().unwrap().to_owned()
+    };
+    let gptq = Gptq { bits: 4, group: 64, symmetric: true, second_version: false, ordered: true };
+    let model = folder("gptq", &quantized::gptq(&spec, gptq).folder);
+    let original = folder("original", &Folder::new(&spec, Element::F16));
+    let with = |shadow| {
+        let rest = ["--shadow", shadow, "--prompt", "hello", "--max-tokens", "6", "--ignore-eos"];
+        [&["generate", "--model", &model, "--draft", "stored"][..], &rest].concat()
+    };
+    assert_eq!(json(&with(&original))["token_ids"].as_array().unwrap().len(), 6);
+
+    let shown = json(&["inspect", "--model", &model, "--draft", "stored,int8", "--device", "cpu"]);
+    let draft = &shown["drafts"][0];
+    assert_eq!(draft["format"], "stored (f16 and int4-g128 and int4-g64)");
+    assert_eq!(shown["shadow"]["format"], "f16");
+    assert!(draft["bytes"].as_u64() < shown["shadow"]["bytes"].as_u64());
+
+    let other = self::model();
+    let error = failure(&with(path(&other)), 1);
+    assert!(error.contains("hidden size is 192 in one and 32"), "{error}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::{Outputs, Row, Weights};
 use rewind_executor_suite::bench::{Bench, greedy, prompt, prompt_rows};
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
-use rewind_formats::Format;
+use rewind_formats::{DraftFormats, Format};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,8 +35,12 @@ fn main() -> Result<()> {
     let spec = spec();
     let tokens = prompt(1, rows, spec.vocab_size);
     let model = TinyModel::new(spec, Precision::F16, format);
-    let options =
-        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
+    let options = LoadOptions {
+        draft: model.draft.clone().map(DraftFormats::from),
+        shadow: true,
+        threads: 1,
+        isa: Isa::detect(),
+    };
     let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
     let config = Config {
         threads: 1,

@@ -221,7 +221,7 @@ fn shape(model: &CpuModel, pages: usize, page_tokens: usize) -> Shape {
 }
 
 fn activations(weights: &model::Weights) -> &'static str {
-    let integer = weights.layers.iter().any(|layer| layer.gate.is_integer());
+    let integer = weights.layers.iter().any(model::Layer::is_integer);
     if integer { "int8-b32 activations" } else { "f32 activations" }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorData, TensorName};
-use rewind_formats::{Format, Mixture, mixture};
+use rewind_formats::{DraftFormats, Format, mixture};
 
 use crate::arch::Isa;
 use crate::error::CpuError;
@@ -20,7 +20,7 @@ use crate::matrix::{Elements, Matrix, PartMut, Storage};
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Formats of the draft; `None` for no draft.
-    pub draft: Option<Mixture>,
+    pub draft: Option<DraftFormats>,
     /// Whether to keep the shadow, in the checkpoint's own precision.
     pub shadow: bool,
     /// Threads that pack; at least one is used.
@@ -116,8 +116,8 @@ impl CpuModel {
         if let Some(defect) = spec.defect() {
             return Err(CpuError::Spec(defect));
         }
-        let mixture = options.draft.clone();
-        if let Some(plan) = mixture.as_ref().and_then(Mixture::layers)
+        let formats = options.draft.clone();
+        if let Some(plan) = formats.as_ref().and_then(DraftFormats::layers)
             && plan != spec.layers
         {
             return Err(CpuError::Layers { plan, model: spec.layers });
@@ -139,14 +139,14 @@ impl CpuModel {
         let isa = options.isa;
         let mut pack = Packer { options, sizes: WeightMemory::default() };
 
-        let draft = mixture.as_ref();
+        let draft = |tensor| formats.as_ref().map(|formats| Wanted::of(formats, tensor));
         let embedding =
-            pack.matrix(&[get(TensorName::Embedding)?], draft.map(Mixture::embedding))?;
+            pack.matrix(&[get(TensorName::Embedding)?], draft(TensorName::Embedding))?;
         let mut layers = (Vec::new(), Vec::new());
         for number in 0..spec.layers {
             use LayerTensor as T;
             let name = |tensor| TensorName::Layer(number, tensor);
-            let draft = draft.map(|mixture| mixture.layer(number));
+            let draft = draft(name(T::Query));
             let qkv = [get(name(T::Query))?, get(name(T::Key))?, get(name(T::Value))?];
             let qkv = pack.matrix(&qkv, draft)?;
             let mut matrix = |tensor| pack.matrix(&[get(name(tensor))?], draft);
@@ -192,16 +192,14 @@ impl CpuModel {
         let head = if spec.tied_head {
             embedding.clone()
         } else {
-            pack.matrix(&[get(TensorName::Head)?], draft.map(Mixture::head))?
+            pack.matrix(&[get(TensorName::Head)?], draft(TensorName::Head))?
         };
 
         let weights = |side: fn(&Pair) -> &Option<Arc<Matrix>>, layers: Vec<Layer>| {
             let (embedding, head) = (side(&embedding).clone()?, side(&head).clone()?);
             let final_norm = Arc::clone(&final_norm);
-            let formats = mixture::describe(
-                layers.iter().map(|layer| layer.gate.storage_name()),
-                head.storage_name(),
-            );
+            let formats =
+                mixture::describe(layers.iter().map(Layer::storage_names), head.storage_name());
             Some(Weights { formats, embedding, layers, final_norm, head })
         };
         Ok(Self {
@@ -229,6 +227,41 @@ impl CpuModel {
     /// Memory of the weights.
     pub fn memory(&self) -> WeightMemory {
         self.sizes
+    }
+}
+
+impl Layer {
+    /// Whether any of its matrices is multiplied with 8-bit activations.
+    pub(crate) fn is_integer(&self) -> bool {
+        self.matrices().into_iter().any(|matrix| matrix.is_integer())
+    }
+
+    /// Formats of its matrices, each once.
+    fn storage_names(&self) -> String {
+        mixture::each_once(self.matrices().map(|matrix| matrix.storage_name()))
+    }
+
+    fn matrices(&self) -> [&Matrix; 5] {
+        [&self.qkv, &self.output, &self.gate, &self.up, &self.down].map(|matrix| &**matrix)
+    }
+}
+
+/// What a matrix of the draft is to be stored in.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Format(Format),
+    /// As it comes.
+    Stored,
+}
+
+impl Wanted {
+    fn of(formats: &DraftFormats, tensor: TensorName) -> Self {
+        let DraftFormats::Mixture(mixture) = formats else { return Self::Stored };
+        Self::Format(match tensor {
+            TensorName::Layer(number, _) => mixture.layer(number),
+            TensorName::Head => mixture.head(),
+            TensorName::Embedding | TensorName::FinalNorm => mixture.embedding(),
+        })
     }
 }
 
@@ -273,14 +306,18 @@ impl Packer {
     }
 
     /// Packs matrices of equal width, one above the other.
-    fn matrix(&mut self, tensors: &[Named], draft: Option<Format>) -> Result<Pair, CpuError> {
+    fn matrix(&mut self, tensors: &[Named], draft: Option<Wanted>) -> Result<Pair, CpuError> {
         let exact = exact_storage(tensors);
-        let same = draft.is_some_and(|format| exact == Storage::Format(format));
+        let draft = draft.map(|wanted| match wanted {
+            Wanted::Format(format) => Storage::Format(format),
+            Wanted::Stored => kept_storage(tensors),
+        });
+        let same = draft == Some(exact);
         let make = |storage| self.pack(tensors, storage).map(Arc::new);
         let shadow = (self.options.shadow || same).then(|| make(exact)).transpose()?;
         let draft = match draft {
             Some(_) if same => shadow.clone(),
-            Some(format) => Some(make(Storage::Format(format))?),
+            Some(storage) => Some(make(storage)?),
             None => None,
         };
         if same {
@@ -322,15 +359,36 @@ impl Packer {
     }
 }
 
-/// The checkpoint's precision, or `f32` where tensors of different ones are joined.
+/// The checkpoint's precision, or `f32` where tensors of different ones are joined. Packed tensors count as
+/// `f16`, which holds what they stand for as well as the checkpoint itself gives it dequantized.
 fn exact_storage(tensors: &[Named]) -> Storage {
-    let storage = |tensor: &Named| match tensor.data {
-        TensorData::F32(_) => Storage::F32,
-        TensorData::F16(_) => Storage::Format(Format::F16),
-        TensorData::Bf16(_) => Storage::Format(Format::Bf16),
+    let exact = |tensor: &Named| match tensor.storage() {
+        Storage::Format(Format::Bf16) => Storage::Format(Format::Bf16),
+        Storage::Format(_) => Storage::Format(Format::F16),
+        Storage::F32 => Storage::F32,
     };
-    let first = storage(&tensors[0]);
-    if tensors.iter().all(|tensor| storage(tensor) == first) { first } else { Storage::F32 }
+    let first = exact(&tensors[0]);
+    if tensors.iter().all(|tensor| exact(tensor) == first) { first } else { Storage::F32 }
+}
+
+/// What keeps tensors that are joined as they come. Where their formats differ, it is that of their dequantized
+/// weights, since to quantize some of them again would change them.
+fn kept_storage(tensors: &[Named]) -> Storage {
+    let first = tensors[0].storage();
+    let one = tensors.iter().all(|tensor| tensor.storage() == first);
+    if one { first } else { exact_storage(tensors) }
+}
+
+impl Named {
+    /// How it comes.
+    fn storage(&self) -> Storage {
+        match &self.data {
+            TensorData::F32(_) => Storage::F32,
+            TensorData::F16(_) => Storage::Format(Format::F16),
+            TensorData::Bf16(_) => Storage::Format(Format::Bf16),
+            TensorData::Packed(packed) => Storage::Format(packed.format()),
+        }
+    }
 }
 
 /// Some rows of a tensor that go into a part of a matrix.
@@ -365,13 +423,18 @@ impl Piece<'_> {
         let range = self.first * cols..(self.first + self.rows) * cols;
         let elements = Elements::of(&self.tensor.data, range);
         check_finite(self.tensor, self.first, elements)?;
-        match storage {
-            Storage::Format(format) if !exact => {
-                part.quantize(self.at, format, elements).map_err(|source| CpuError::Quantize {
-                    tensor: self.tensor.name,
-                    first_row: self.first,
-                    source,
-                })
+        let named =
+            |source| CpuError::Quantize { tensor: self.tensor.name, first_row: self.first, source };
+        match (storage, elements) {
+            (Storage::Format(format), Elements::Packed(rows)) => {
+                if rows.format() == format {
+                    part.keep(self.at, &rows.cut().map_err(named)?);
+                    return Ok(());
+                }
+                part.quantize(self.at, format, elements).map_err(named)
+            }
+            (Storage::Format(format), _) if !exact => {
+                part.quantize(self.at, format, elements).map_err(named)
             }
             _ => {
                 part.copy(self.at, elements);

@@ -8,7 +8,7 @@ use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::{Outputs, Weights};
 use rewind_executor_suite::bench::{Bench, greedy, prompt, prompt_rows};
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
-use rewind_formats::{Format, Group};
+use rewind_formats::{DraftFormats, Format, Group};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -34,8 +34,12 @@ fn a_pass_takes_memory_for_its_answers_only() {
     let _profiler = Profiler::builder().testing().build();
     let spec = small_spec(Architecture::Llama, 1100);
     let model = TinyModel::new(spec, Precision::F16, Format::Int4Group(Group::G32));
-    let options =
-        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 1, isa: Isa::detect() };
+    let options = LoadOptions {
+        draft: model.draft.clone().map(DraftFormats::from),
+        shadow: true,
+        threads: 1,
+        isa: Isa::detect(),
+    };
     let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ()).expect("good");
     let config =
         Config { threads: 2, slots: 2, rows: 64, pages: 40, page_tokens: 12, positions: 200 };

@@ -8,6 +8,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_executor_suite::{Machine, Scale, ShadowError, Sizes, TinyModel, cases};
+use rewind_formats::DraftFormats;
 
 fn main() {
     let trials = cases::<Cpu>().into_iter().map(|case| {
@@ -37,8 +38,12 @@ impl Machine for Cpu {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
         let &Self { threads, page_tokens, isa } = self;
-        let options =
-            LoadOptions { draft: model.draft.clone(), shadow: model.shadow, threads: 2, isa };
+        let options = LoadOptions {
+            draft: model.draft.clone().map(DraftFormats::from),
+            shadow: model.shadow,
+            threads: 2,
+            isa,
+        };
         let model = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;
         let pages = sizes.pages(page_tokens);

@@ -14,7 +14,7 @@ use rewind_kernels::geometry::{self, Geometry};
 use rewind_kernels::{Device, DeviceError, Launch, Mark, product, sampling};
 
 use crate::buffers::{ATTEND_ROWS, Buffers, HEAD_ROWS};
-use crate::model::{Layer, Layers, Weights};
+use crate::model::{Layer, Layers, Weights, takes_half};
 use crate::staging::{Block, Shape};
 use rewind_checkpoint::ModelSpec;
 
@@ -100,17 +100,21 @@ impl<D: Device> Forward<'_, D> {
 
     fn layer(&mut self, number: usize, layer: &Layer) -> Result<(), DeviceError> {
         let Buffers { normed, attended, gated, qkv, stream, stream_stride, .. } = *self.buffers;
-        let (spec, half) = (self.spec, layer.half());
+        let spec = self.spec;
         let qkv_stride = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
 
+        let half = takes_half(&layer.qkv);
         self.norm(layer.vectors.attention_norm, half)?;
         let x = (normed.of(half), normed.stride);
         self.product(&layer.qkv, x, qkv, qkv_stride, EPILOGUE_STORE)?;
         self.rotate(number, layer, qkv_stride)?;
+        let half = takes_half(&layer.output);
         self.attend(number, half)?;
         let x = (attended.of(half), attended.stride);
         self.product(&layer.output, x, stream, stream_stride, EPILOGUE_ADD)?;
 
+        // The same for the two products: loading has seen to it.
+        let half = takes_half(&layer.gate_up);
         self.norm(layer.vectors.feed_forward_norm, half)?;
         let x = (normed.of(half), normed.stride);
         self.product(&layer.gate_up, x, gated.of(half), gated.stride, EPILOGUE_SWIGLU)?;

@@ -28,4 +28,4 @@ pub use driver::{Driver, gpus, is_supported};
 pub use error::CudaError;
 pub use executor::{Config, CudaExecutor, Memory};
 pub use model::{CudaModel, LoadOptions, Progress};
-pub use plan::{Exact, Placement, WeightMemory, WeightPlan, plan};
+pub use plan::{Exact, Placement, WeightMemory, WeightPlan, plan, stored_bytes};

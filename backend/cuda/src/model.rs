@@ -9,7 +9,7 @@
 use std::error::Error;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, Tensor, TensorName};
-use rewind_formats::{Format, Mixture, mixture};
+use rewind_formats::{DraftFormats, Format, mixture};
 use rewind_kernels::arguments::{
     Address, FORMAT_BF16, FORMAT_F16, FORMAT_F32, FORMAT_FP8, FORMAT_INT4_AFFINE,
     FORMAT_INT6_GROUP, FORMAT_INT8, FORMAT_INT8_GROUP, FORMAT_NF4, Matrix,
@@ -19,14 +19,16 @@ use rewind_kernels::{Device, DeviceError, Fill, HostMemory, Memory};
 
 use crate::driver::Driver;
 use crate::error::CudaError;
-use crate::pack::{Named, Storage, Tiles, check_finite, exact_storage, pack};
+use crate::pack::{
+    Named, Storage, Tiles, check_finite, exact_storage, kept_storage, kept_storages, pack,
+};
 use crate::plan::{Placement, WeightMemory};
 
 /// What to load, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Formats of the draft; `None` for no draft.
-    pub draft: Option<Mixture>,
+    pub draft: Option<DraftFormats>,
     /// Whether to keep the shadow, in the checkpoint's own precision.
     pub shadow: bool,
     /// Threads that pack; at least one is used.
@@ -115,9 +117,18 @@ pub(crate) struct Vectors {
 }
 
 impl Layer {
-    /// Whether its products take f16 activations (formats below 16 bits), else f32.
+    /// Whether any of its products takes f16 activations.
     pub(crate) fn half(&self) -> bool {
-        takes_half(&self.down)
+        self.matrices().into_iter().any(takes_half)
+    }
+
+    /// Formats of its matrices, each once.
+    fn format_names(&self) -> String {
+        mixture::each_once(self.matrices().map(format_name))
+    }
+
+    fn matrices(&self) -> [&Matrix; 4] {
+        [&self.qkv, &self.output, &self.gate_up, &self.down]
     }
 }
 
@@ -167,13 +178,13 @@ impl<D: Device> CudaModel<D> {
             return Err(CudaError::NoWeights);
         }
         let spec = self.spec.clone();
-        let mixture = options.draft.clone();
-        if let Some(plan) = mixture.as_ref().and_then(Mixture::layers)
+        let formats = options.draft.clone();
+        if let Some(plan) = formats.as_ref().and_then(DraftFormats::layers)
             && plan != spec.layers
         {
             return Err(CudaError::Layers { plan, model: spec.layers });
         }
-        let draft = mixture.as_ref();
+        let draft = |tensor| formats.as_ref().map(|formats| Wanted::of(formats, tensor));
         let (has_draft, has_shadow) = (options.draft.is_some(), options.shadow);
         let mut done = 0;
         let mut get = |tensor: TensorName| {
@@ -194,7 +205,7 @@ impl<D: Device> CudaModel<D> {
         let mut loader = Loader { model: self, options };
 
         let embedding =
-            loader.matrix(&[get(TensorName::Embedding)?], draft.map(Mixture::embedding))?;
+            loader.matrix(&[get(TensorName::Embedding)?], draft(TensorName::Embedding))?;
         for number in 0..spec.layers {
             use LayerTensor as T;
             let name = |tensor| TensorName::Layer(number, tensor);
@@ -214,12 +225,38 @@ impl<D: Device> CudaModel<D> {
                 key_norm: vectors_if(spec.qk_norm, &[T::KeyNorm])?,
             };
             let mut draft_matrices = Vec::new();
-            let format = draft.map(|mixture| mixture.layer(number));
-            for &(tensors, order) in PRODUCTS {
+            let wanted = draft(name(T::Query));
+            let mut read = |tensors: &[T]| {
                 let tensors = tensors.iter().map(|&tensor| get(name(tensor)));
+                tensors.collect::<Result<Vec<_>, _>>()
+            };
+            if let Some(Wanted::Stored) = wanted {
+                // What one product writes the next must be able to read, so all are looked at first.
+                let tensors = PRODUCTS.iter().map(|(tensors, _)| read(tensors));
                 let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
-                let matrix = loader.layer_matrix(&tensors, order, format, &mut shadow_layers)?;
-                draft_matrices.extend(matrix);
+                let come: Vec<Vec<_>> =
+                    tensors.iter().map(|all| all.iter().map(Named::storage).collect()).collect();
+                let kept = kept_storages(&come);
+                for ((tensors, (_, order)), storage) in tensors.iter().zip(PRODUCTS).zip(kept) {
+                    let storage = Some(storage);
+                    draft_matrices.extend(loader.layer_matrix(
+                        tensors,
+                        *order,
+                        storage,
+                        &mut shadow_layers,
+                    )?);
+                }
+            } else {
+                for &(tensors, order) in PRODUCTS {
+                    let tensors = read(tensors)?;
+                    let storage = wanted.map(|wanted| wanted.storage(&tensors));
+                    draft_matrices.extend(loader.layer_matrix(
+                        &tensors,
+                        order,
+                        storage,
+                        &mut shadow_layers,
+                    )?);
+                }
             }
             let layer = |matrices: &[Matrix]| {
                 let &[qkv, output, gate_up, down] = matrices else { return None };
@@ -231,7 +268,7 @@ impl<D: Device> CudaModel<D> {
         let final_norm = loader.vector(&[get(TensorName::FinalNorm)?])?;
         let head = match spec.tied_head {
             true => embedding,
-            false => loader.matrix(&[get(TensorName::Head)?], draft.map(Mixture::head))?,
+            false => loader.matrix(&[get(TensorName::Head)?], draft(TensorName::Head))?,
         };
 
         let weights = |embedding: Option<Matrix>, head: Option<Matrix>, layers: Layers| {
@@ -332,8 +369,8 @@ fn format_name(matrix: &Matrix) -> String {
     }
 }
 
-/// Whether products with this matrix take f16 activations.
-fn takes_half(matrix: &Matrix) -> bool {
+/// Whether products with this matrix take f16 activations (formats below 16 bits), else f32.
+pub(crate) fn takes_half(matrix: &Matrix) -> bool {
     !matches!(matrix.format, FORMAT_F32 | FORMAT_F16 | FORMAT_BF16)
 }
 
@@ -345,10 +382,8 @@ impl Weights {
         final_norm: Address,
     ) -> Self {
         let names: Vec<_> = match &layers {
-            Layers::Device(layers) => layers.iter().map(|l| format_name(&l.down)).collect(),
-            Layers::Host { layers, .. } => {
-                layers.iter().map(|l| format_name(&l.layer.down)).collect()
-            }
+            Layers::Device(layers) => layers.iter().map(Layer::format_names).collect(),
+            Layers::Host { layers, .. } => layers.iter().map(|l| l.layer.format_names()).collect(),
         };
         let formats = mixture::describe(names, format_name(&head));
         let half_head = takes_half(&head);
@@ -370,6 +405,32 @@ pub(crate) fn check(spec: &ModelSpec) -> Result<(), CudaError> {
 
 /// Largest head that the attention kernels hold in shared memory.
 const MAX_HEAD_DIM: usize = 256;
+
+/// What a matrix of the draft is to be stored in.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Format(Format),
+    /// As it comes.
+    Stored,
+}
+
+impl Wanted {
+    fn of(formats: &DraftFormats, tensor: TensorName) -> Self {
+        let DraftFormats::Mixture(mixture) = formats else { return Self::Stored };
+        Self::Format(match tensor {
+            TensorName::Layer(number, _) => mixture.layer(number),
+            TensorName::Head => mixture.head(),
+            TensorName::Embedding | TensorName::FinalNorm => mixture.embedding(),
+        })
+    }
+
+    fn storage(self, tensors: &[Named]) -> Storage {
+        match self {
+            Self::Format(format) => Storage::Format(format),
+            Self::Stored => kept_storage(tensors.iter().map(Named::storage)),
+        }
+    }
+}
 
 /// The draft's and the shadow's form of a matrix; the same one if the formats are.
 #[derive(Clone, Copy, Default)]
@@ -464,20 +525,21 @@ impl<D: Device> Loader<'_, D> {
     }
 
     /// Loads a matrix of both copies to the device.
-    fn matrix(&mut self, tensors: &[Named], draft: Option<Format>) -> Result<Pair, CudaError> {
+    fn matrix(&mut self, tensors: &[Named], draft: Option<Wanted>) -> Result<Pair, CudaError> {
         let exact = exact_storage(tensors);
-        let same = draft.is_some_and(|format| exact == Storage::Format(format));
+        let draft = draft.map(|wanted| wanted.storage(tensors));
+        let same = draft == Some(exact);
         let mut pair = Pair::default();
         if self.options.shadow || same {
             let tiles = self.pack(tensors, exact, Order::Stacked)?;
             self.count(tiles.bytes(), same, true);
             pair.shadow = Some(self.model.put_tiles(&tiles)?);
         }
-        if let Some(format) = draft {
+        if let Some(storage) = draft {
             if same {
                 pair.draft = pair.shadow;
             } else {
-                let tiles = self.pack(tensors, Storage::Format(format), Order::Stacked)?;
+                let tiles = self.pack(tensors, storage, Order::Stacked)?;
                 self.count(tiles.bytes(), true, false);
                 pair.draft = Some(self.model.put_tiles(&tiles)?);
             }
@@ -490,12 +552,12 @@ impl<D: Device> Loader<'_, D> {
         &mut self,
         tensors: &[Named],
         order: Order,
-        format: Option<Format>,
+        storage: Option<Storage>,
         shadow: &mut ShadowLayers,
     ) -> Result<Option<Matrix>, CudaError> {
         let exact = exact_storage(tensors);
         let on_device = matches!(shadow, ShadowLayers::Device { .. });
-        let same = on_device && format.is_some_and(|format| exact == Storage::Format(format));
+        let same = on_device && storage == Some(exact);
         let mut draft = None;
         if self.options.shadow || same {
             let tiles = self.pack(tensors, exact, order)?;
@@ -522,8 +584,8 @@ impl<D: Device> Loader<'_, D> {
                 }
             }
         }
-        if let Some(format) = format.filter(|_| draft.is_none()) {
-            let tiles = self.pack(tensors, Storage::Format(format), order)?;
+        if let Some(storage) = storage.filter(|_| draft.is_none()) {
+            let tiles = self.pack(tensors, storage, order)?;
             self.count(tiles.bytes(), true, false);
             draft = Some(self.model.put_tiles(&tiles)?);
         }

@@ -162,6 +162,9 @@ impl Rows {
         let exact = exact_storage(tensors) == storage;
         let mut values = Vec::with_capacity(range.len() * cols);
         let (mut f16s, mut bf16s) = (Vec::new(), Vec::new());
+        // Whether all rows are packed, and in the format already.
+        let kept = tensors.iter().all(|t| t.is_packed() && t.storage() == storage);
+        let mut rows = Vec::new();
         let mut above = 0;
         for tensor in tensors {
             let own = tensor.data.len() / cols;
@@ -171,6 +174,16 @@ impl Rows {
             let part = start * cols..end * cols;
             let first = values.len();
             match &tensor.data {
+                TensorData::Packed(matrix) => {
+                    if kept {
+                        rows.extend((start..end).map(|row| (matrix, row)));
+                        continue;
+                    }
+                    values.resize(first + part.len(), 0.0);
+                    for (row, to) in (start..end).zip(values[first..].chunks_exact_mut(cols)) {
+                        matrix.dequantize_row(row, to);
+                    }
+                }
                 TensorData::F32(all) => values.extend_from_slice(&all[part]),
                 TensorData::F16(all) => {
                     values.extend(all[part.clone()].iter().map(|x| x.to_f32()));
@@ -183,12 +196,17 @@ impl Rows {
             }
             check_finite(tensor, start, &values[first..])?;
         }
-        let quantized = |format| {
-            Packed::quantize(format, range.len(), cols, &values).map_err(|source| {
-                let (tensor, first_row) = (tensors[0].name, range.start);
-                CudaError::Quantize { tensor, first_row, source }
-            })
+        let named = |source| {
+            let (tensor, first_row) = (tensors[0].name, range.start);
+            CudaError::Quantize { tensor, first_row, source }
         };
+        if kept {
+            return Ok(Self::Packed(Packed::from_rows(rows).map_err(named)?));
+        }
+        let quantized =
+            |format| Packed::quantize(format, range.len(), cols, &values).map_err(named);
+        // Packed tensors have nothing to copy.
+        let exact = exact && values.len() == f16s.len().max(bf16s.len());
         Ok(match storage {
             Storage::Format(Format::F16) if exact => Self::F16(f16s),
             Storage::Format(Format::Bf16) if exact => Self::Bf16(bf16s),
@@ -207,15 +225,67 @@ impl Rows {
     }
 }
 
-/// The checkpoint's precision, or `f32` where tensors of different ones are joined.
+/// The checkpoint's precision, or `f32` where tensors of different ones are joined. Packed tensors count as
+/// `f16`, which holds what they stand for as well as the checkpoint itself gives it dequantized.
 pub(crate) fn exact_storage(tensors: &[Named]) -> Storage {
-    let storage = |tensor: &Named| match tensor.data {
-        TensorData::F32(_) => Storage::F32,
-        TensorData::F16(_) => Storage::Format(Format::F16),
-        TensorData::Bf16(_) => Storage::Format(Format::Bf16),
-    };
-    let first = storage(&tensors[0]);
-    if tensors.iter().all(|tensor| storage(tensor) == first) { first } else { Storage::F32 }
+    join(tensors.iter().map(|tensor| tensor.storage().exact()))
+}
+
+/// What keeps tensors that are joined as they come. Where their formats differ, it is that of their dequantized
+/// weights, since to quantize some of them again would change them.
+pub(crate) fn kept_storage(tensors: impl IntoIterator<Item = Storage>) -> Storage {
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let one = tensors.windows(2).all(|pair| pair[0] == pair[1]);
+    let first = tensors.first().copied().filter(|_| one);
+    first.unwrap_or_else(|| join(tensors.into_iter().map(Storage::exact)))
+}
+
+/// The same of each of a layer's products, whose tensors come in these storages.
+///
+/// The product of gate and up writes activations of the type that it reads, and that of down, the last, reads
+/// them; so where one of the two is quantized and the other is not, it is dequantized.
+pub(crate) fn kept_storages(products: &[Vec<Storage>]) -> Vec<Storage> {
+    let mut kept: Vec<_> = products.iter().map(|p| kept_storage(p.iter().copied())).collect();
+    if let [.., gate_up, down] = &mut kept[..]
+        && gate_up.takes_half() != down.takes_half()
+    {
+        (*gate_up, *down) = (gate_up.exact(), down.exact());
+    }
+    kept
+}
+
+/// The storage that all have, else `f32`.
+fn join(mut storages: impl Iterator<Item = Storage>) -> Storage {
+    let first = storages.next().unwrap_or(Storage::F32);
+    if storages.all(|storage| storage == first) { first } else { Storage::F32 }
+}
+
+impl Named {
+    /// How it comes.
+    pub(crate) fn storage(&self) -> Storage {
+        match &self.data {
+            TensorData::F32(_) => Storage::F32,
+            TensorData::F16(_) => Storage::Format(Format::F16),
+            TensorData::Bf16(_) => Storage::Format(Format::Bf16),
+            TensorData::Packed(packed) => Storage::Format(packed.format()),
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        matches!(self.data, TensorData::Packed(_))
+    }
+}
+
+impl Storage {
+    /// Whether products with such a matrix take f16 activations.
+    pub(crate) fn takes_half(self) -> bool {
+        !matches!(self, Self::F32 | Self::Format(Format::F16 | Format::Bf16))
+    }
+
+    /// That of the same weights, dequantized.
+    fn exact(self) -> Self {
+        if self.takes_half() { Self::Format(Format::F16) } else { self }
+    }
 }
 
 /// Refuses NaN and infinities; `values` are the tensor's rows from `first_row` on.

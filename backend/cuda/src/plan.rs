@@ -2,7 +2,10 @@
 
 use rewind_checkpoint::{LayerTensor, ModelSpec, TensorName};
 use rewind_formats::{Format, Mixture};
-use rewind_kernels::packing;
+use rewind_kernels::packing::{self, Order};
+
+use crate::model::PRODUCTS;
+use crate::pack::{Storage, kept_storages};
 
 /// Where the shadow weights live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -131,6 +134,48 @@ pub fn plan(
         host,
         streamed: host,
     }
+}
+
+/// Device memory of a draft whose tensors are kept as they come, in bytes. `format` is that of each matrix, `None`
+/// for single precision.
+pub fn stored_bytes(spec: &ModelSpec, format: impl Fn(TensorName) -> Option<Format>) -> u64 {
+    use LayerTensor as T;
+    let storage = |tensor| format(tensor).map_or(Storage::F32, Storage::Format);
+    let bytes = |tensors: &[TensorName], storage: Storage, order: Order| {
+        let shapes: Vec<_> = tensors.iter().filter_map(|&tensor| spec.shape(tensor)).collect();
+        let padded = |rows: usize| match order {
+            Order::Stacked => rows,
+            Order::Interleaved => rows.next_multiple_of(packing::TILE_ROWS),
+        };
+        let rows = shapes.iter().filter_map(|shape| shape.first()).map(|&rows| padded(rows)).sum();
+        let cols = shapes.first().and_then(|shape| shape.last()).copied().unwrap_or(0);
+        match storage {
+            Storage::F32 => 2 * packing::bytes(Format::F16, rows, cols) as u64,
+            Storage::Format(format) => packing::bytes(format, rows, cols) as u64,
+        }
+    };
+    let ends = [TensorName::Embedding, TensorName::Head];
+    let ends = &ends[..if spec.tied_head { 1 } else { 2 }];
+    let mut sum: u64 = ends.iter().map(|&end| bytes(&[end], storage(end), Order::Stacked)).sum();
+    for tensor in spec.tensors() {
+        let shape = spec.shape(tensor).unwrap_or_default();
+        sum += if shape.len() == 1 { 4 * shape[0] as u64 } else { 0 };
+    }
+    for number in 0..spec.layers {
+        let product = |tensors: &[T]| -> Vec<_> {
+            tensors.iter().map(|&tensor| TensorName::Layer(number, tensor)).collect()
+        };
+        let products: Vec<_> = PRODUCTS.iter().map(|(tensors, _)| product(tensors)).collect();
+        let each: Vec<Vec<_>> = products
+            .iter()
+            .map(|tensors| tensors.iter().map(|&tensor| storage(tensor)).collect())
+            .collect();
+        let kept = kept_storages(&each);
+        for ((tensors, storage), (_, order)) in products.iter().zip(kept).zip(PRODUCTS) {
+            sum += bytes(tensors, storage, *order);
+        }
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 use rewind_cpu::{CpuExecutor, CpuModel, Isa};
 use rewind_cuda::{Config, CudaExecutor, CudaModel, LoadOptions, Placement};
 use rewind_executor_suite::{Machine, Scale, ShadowError, Sizes, TinyModel, agreement, cases};
+use rewind_formats::DraftFormats;
 use rewind_kernels::arguments::PAGE_TOKENS;
 use rewind_kernels_emulator::{Emulator, Order, Settings};
 
@@ -48,7 +49,7 @@ impl Machine for Emulated {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<Self::Executor> {
         let options = LoadOptions {
-            draft: model.draft.clone(),
+            draft: model.draft.clone().map(DraftFormats::from),
             shadow: model.shadow,
             threads: 1,
             placement: self.placement,
@@ -98,6 +99,7 @@ impl Machine for Cpu {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
         let TinyModel { draft, shadow, .. } = model.clone();
+        let draft = draft.map(DraftFormats::from);
         let options = rewind_cpu::LoadOptions { draft, shadow, threads: 1, isa: Isa::detect() };
         let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;

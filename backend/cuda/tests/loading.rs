@@ -7,7 +7,7 @@ use rewind_cuda::{
     Config, CudaError, CudaExecutor, CudaModel, Exact, LoadOptions, Placement, Progress, plan,
 };
 use rewind_executor_suite::{Precision, TinyModel, small_spec};
-use rewind_formats::{FORMAT_NAMES, Format, Group, Mixture};
+use rewind_formats::{DraftFormats, FORMAT_NAMES, Format, Group};
 use rewind_kernels_emulator::{Emulator, Settings};
 
 const INT4: Option<Format> = Some(Format::Int4Group(Group::G32));
@@ -17,7 +17,7 @@ fn empty(spec: &ModelSpec) -> Result<CudaModel<Emulator>, CudaError> {
 }
 
 fn options(draft: Option<Format>, shadow: bool, placement: Placement) -> LoadOptions {
-    LoadOptions { draft: draft.map(Mixture::from), shadow, threads: 2, placement }
+    LoadOptions { draft: draft.map(DraftFormats::from), shadow, threads: 2, placement }
 }
 
 fn tiny(architecture: Architecture, precision: Precision) -> TinyModel {

@@ -22,10 +22,11 @@ mod format;
 pub mod mixture;
 pub mod nf4;
 mod packed;
+mod parts;
 mod scale;
 
 pub mod ggml;
 
 pub use format::{FORMAT_NAMES, Format, FormatError, Group};
-pub use mixture::Mixture;
+pub use mixture::{DraftFormats, Mixture};
 pub use packed::{PackError, Packed, Scales};

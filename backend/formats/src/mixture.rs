@@ -73,6 +73,40 @@ impl fmt::Display for Mixture {
     }
 }
 
+/// What a draft's matrices are stored in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DraftFormats {
+    /// In these formats, quantized when they are loaded.
+    Mixture(Mixture),
+    /// As the checkpoint has them: codes and scales are kept, floats stay what they are.
+    Stored,
+}
+
+impl DraftFormats {
+    /// Number of layers that they are for; `None` if any number will do.
+    pub fn layers(&self) -> Option<usize> {
+        match self {
+            Self::Mixture(mixture) => mixture.layers(),
+            Self::Stored => None,
+        }
+    }
+}
+
+impl<T: Into<Mixture>> From<T> for DraftFormats {
+    fn from(mixture: T) -> Self {
+        Self::Mixture(mixture.into())
+    }
+}
+
+impl fmt::Display for DraftFormats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mixture(mixture) => mixture.fmt(f),
+            Self::Stored => f.pad("stored"),
+        }
+    }
+}
+
 /// Names of the formats of layers, first to last, and of the ends, for people:
 /// `3 × int8, 27 × int4-g32 (embedding and head int8-g32)`. Where all are one, its name.
 pub fn describe<T: fmt::Display>(
@@ -95,6 +129,17 @@ pub fn describe<T: fmt::Display>(
         }
     };
     if layers == ends { layers } else { format!("{layers} (embedding and head {ends})") }
+}
+
+/// Names of the formats of one layer's matrices, each once, as in `int4a-g32+f16`.
+pub fn each_once(names: impl IntoIterator<Item = String>) -> String {
+    let mut found: Vec<String> = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found.join("+")
 }
 
 #[cfg(test)]

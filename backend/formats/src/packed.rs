@@ -44,12 +44,12 @@ pub enum Scales {
 /// product of the row's scale and the group's factor, rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
-    format: Format,
-    rows: usize,
-    cols: usize,
-    row_bytes: usize,
-    codes: Box<[u8]>,
-    scales: Scales,
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_bytes: usize,
+    pub(crate) codes: Box<[u8]>,
+    pub(crate) scales: Scales,
 }
 
 impl Packed {
@@ -327,6 +327,66 @@ pub enum PackError {
         format: Format,
         /// Largest magnitude that the format takes.
         limit: f32,
+    },
+    /// Codes or scales that are not as many as the matrix takes.
+    #[error(
+        "a matrix of {rows} rows by {cols} columns in {format} takes {} {what}, not {found}",
+        expected.map_or("more than any number of".to_owned(), |expected| expected.to_string())
+    )]
+    Parts {
+        /// Format as given.
+        format: Format,
+        /// Rows as given.
+        rows: usize,
+        /// Columns as given.
+        cols: usize,
+        /// What there are too many or too few of.
+        what: &'static str,
+        /// How many would do; `None` if no memory could hold them.
+        expected: Option<usize>,
+        /// How many there are.
+        found: usize,
+    },
+    /// Scales of another kind than the format has.
+    #[error("the scales are not of the kind that {format} has")]
+    Scales {
+        /// Format as given.
+        format: Format,
+    },
+    /// A code that the format does not have.
+    #[error("row {row}, byte {byte} of the codes is {found:#04x}, which is no code of {format}")]
+    Code {
+        /// Format as given.
+        format: Format,
+        /// Row of the first such code.
+        row: usize,
+        /// Its byte in the row.
+        byte: usize,
+        /// What it is.
+        found: u8,
+    },
+    /// A scale or an offset by which weights would not be finite.
+    #[error("row {row} has the {what} {value}, by which {format} has no finite weights")]
+    Scale {
+        /// Format as given.
+        format: Format,
+        /// Which of the two.
+        what: &'static str,
+        /// Its row.
+        row: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// Rows that cannot lie in one matrix.
+    #[error(
+        "rows of {} columns in {} cannot be joined with rows of {} columns in {}",
+        first.1, first.0, other.1, other.0
+    )]
+    Mixed {
+        /// Format and columns of the first row.
+        first: (Format, usize),
+        /// Format and columns of another.
+        other: (Format, usize),
     },
 }
 

@@ -403,3 +403,83 @@ fn shapes_are_checked() {
     let huge = usize::MAX / 2 + 1;
     assert_eq!(quantize(huge, 2, &[]), PackError::Shape { rows: huge, cols: 2, len: 0 });
 }
+
+#[test]
+fn parts_make_the_matrix_that_they_came_from() {
+    for name in rewind_formats::FORMAT_NAMES.split(", ") {
+        let format: Format = name.parse().unwrap();
+        for (rows, cols) in [(1, 1), (3, 65), (5, 66), (4, 67), (2, 128)] {
+            let weights: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.7).sin()).collect();
+            let packed = Packed::quantize(format, rows, cols, &weights).unwrap();
+            let parts = |codes: &[u8], scales: &Scales| {
+                Packed::from_parts(format, rows, cols, codes, scales.clone())
+            };
+            assert_eq!(parts(packed.codes(), packed.scales()).as_ref(), Ok(&packed), "{name}");
+            let order: Vec<usize> = (0..rows).rev().chain([0]).collect();
+            let turned = Packed::from_rows(order.iter().map(|&row| (&packed, row))).unwrap();
+            assert_eq!((turned.rows(), turned.cols()), (rows + 1, cols));
+            for (at, &row) in order.iter().enumerate() {
+                for col in 0..cols {
+                    assert_eq!(turned.value(at, col), packed.value(row, col), "{name}");
+                }
+            }
+            let short = parts(&packed.codes()[1..], packed.scales());
+            assert!(matches!(short, Err(PackError::Parts { .. })), "{name}: {short:?}");
+            let other = match packed.scales() {
+                Scales::None => Scales::PerRow(vec![1.0; rows].into()),
+                _ => Scales::None,
+            };
+            assert_eq!(parts(packed.codes(), &other), Err(PackError::Scales { format }), "{name}");
+            let none = Scales::PerRow([].into());
+            assert!(parts(packed.codes(), &none).is_err(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn parts_that_stand_for_no_weights_are_named() {
+    use half::f16;
+
+    let group = |scale: f32| Scales::PerGroup([f16::from_f32(scale)].into());
+    let row = |scale: f32| Scales::PerRow([scale].into());
+    let code = |format: &str, cols, codes: &[u8], scales| {
+        let error = Packed::from_parts(format.parse().unwrap(), 1, cols, codes, scales);
+        match error.unwrap_err() {
+            PackError::Code { row: 0, byte, .. } => byte,
+            other => panic!("{format}: {other}"),
+        }
+    };
+    assert_eq!(code("int8", 3, &[1, 0x80, 0x80], row(1.0)), 1);
+    assert_eq!(code("int8-g32", 2, &[0, 0x80], group(1.0)), 1);
+    assert_eq!(code("fp8", 2, &[0x7e, 0xff], row(1.0)), 1);
+    assert_eq!(code("f16", 1, &[0, 0x7c], Scales::None), 0);
+    assert_eq!(code("bf16", 2, &[0, 0, 0x80, 0xff], Scales::None), 2);
+    // Spare nibbles and bits.
+    assert_eq!(code("int4-g32", 3, &[0x88, 0x08], group(1.0)), 1);
+    assert_eq!(code("int6-g32", 5, &[0, 0, 0, 0x40], group(1.0)), 3);
+    let nested = Scales::Nested { rows: [1.0].into(), groups: [1].into() };
+    assert_eq!(code("nf4", 1, &[0x80], nested), 0);
+
+    let scale = |format: &str, codes: &[u8], scales| {
+        let error = Packed::from_parts(format.parse().unwrap(), 1, 2, codes, scales);
+        assert!(matches!(error, Err(PackError::Scale { row: 0, .. })), "{format}: {error:?}");
+    };
+    for bad in [f32::NAN, f32::INFINITY] {
+        scale("int4-g32", &[0x88], group(bad));
+        scale("int8", &[1, 2], row(bad));
+    }
+    // Finite, but not times the largest number.
+    scale("int8", &[1, 2], row(1e37));
+    scale("fp8", &[1, 2], row(1e36));
+    let halves = |x: f32| [f16::from_f32(x)].into();
+    let affine = Scales::Affine { scales: halves(1.0), offsets: halves(f32::NAN) };
+    scale("int4a-g32", &[0x88], affine);
+    let huge = Packed::from_parts(Format::F16, usize::MAX, 2, vec![], Scales::None);
+    assert!(matches!(huge, Err(PackError::Parts { expected: None, .. })), "{huge:?}");
+    assert!(huge.unwrap_err().to_string().contains("more than any number"));
+    let one = |format| Packed::quantize(format, 1, 2, &[0.5, 1.0]).unwrap();
+    let (a, b) = (one(Format::Int8), one(Format::Fp8));
+    let mixed = Packed::from_rows([(&a, 0), (&b, 0)]);
+    assert!(matches!(mixed, Err(PackError::Mixed { .. })), "{mixed:?}");
+    assert_eq!(Packed::from_rows([]), Err(PackError::Empty { rows: 0, cols: 0 }));
+}

@@ -1,13 +1,16 @@
-//! What the draft is stored in: one format, or a plan with one for each layer.
+//! What the draft is stored in: one format, a plan with one for each layer, or what the checkpoint has.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rewind_formats::{FORMAT_NAMES, Format, FormatError, Mixture};
+use rewind_formats::{DraftFormats, FORMAT_NAMES, Format, FormatError};
 use rewind_quantize::Plan;
 
 use crate::load_error::LoadError;
+
+/// What leaves the checkpoint's matrices as they are.
+const STORED: &str = "stored";
 
 /// What stands before the path of a plan.
 const PLAN: &str = "plan:";
@@ -19,6 +22,8 @@ pub enum Draft {
     Format(Format),
     /// Each layer in the format that this file says.
     Plan(PathBuf),
+    /// Each matrix as the checkpoint has it.
+    Stored,
 }
 
 impl Draft {
@@ -27,6 +32,7 @@ impl Draft {
         match self {
             Self::Format(format) => Self::Format(format),
             Self::Plan(path) => Self::Plan(folder.join(path)),
+            Self::Stored => Self::Stored,
         }
     }
 
@@ -34,9 +40,10 @@ impl Draft {
     ///
     /// # Errors
     /// The plan cannot be read, or is for a model of other depth.
-    pub fn mixture(&self, layers: usize) -> Result<Mixture, LoadError> {
+    pub fn formats(&self, layers: usize) -> Result<DraftFormats, LoadError> {
         let path = match self {
             Self::Format(format) => return Ok((*format).into()),
+            Self::Stored => return Ok(DraftFormats::Stored),
             Self::Plan(path) => path,
         };
         let mixture = Plan::read(path)?.mixture();
@@ -44,7 +51,7 @@ impl Draft {
             Some(plan) if plan != layers => {
                 Err(LoadError::PlanLayers { path: path.clone(), plan, model: layers })
             }
-            _ => Ok(mixture),
+            _ => Ok(mixture.into()),
         }
     }
 }
@@ -60,6 +67,7 @@ impl fmt::Display for Draft {
         match self {
             Self::Format(format) => format.fmt(f),
             Self::Plan(path) => write!(f, "{PLAN}{}", path.display()),
+            Self::Stored => f.write_str(STORED),
         }
     }
 }
@@ -71,6 +79,7 @@ impl FromStr for Draft {
         match text.strip_prefix(PLAN).map(str::trim) {
             Some("") => Err(UnknownDraft::NoFile),
             Some(path) => Ok(Self::Plan(path.into())),
+            None if text == STORED => Ok(Self::Stored),
             None => Ok(Self::Format(text.parse()?)),
         }
     }
@@ -80,7 +89,7 @@ impl FromStr for Draft {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownDraft {
     /// No format.
-    #[error("{0}, and plan:FILE")]
+    #[error("{0}, stored, and plan:FILE")]
     Format(#[from] FormatError),
     /// A plan without a file.
     #[error(
@@ -95,7 +104,7 @@ mod tests {
 
     #[test]
     fn formats_and_plans_are_told_apart() {
-        for text in ["int8", "nf4", "plan:a/b.toml", "plan:/c d.toml"] {
+        for text in ["int8", "nf4", "stored", "plan:a/b.toml", "plan:/c d.toml"] {
             let draft: Draft = text.parse().unwrap();
             assert_eq!(draft.to_string(), text);
         }
@@ -115,12 +124,14 @@ mod tests {
             "version = 1\nembedding = \"f16\"\nhead = \"f16\"\nlayers = [\"int8\", \"nf4\"]\n";
         std::fs::write(&path, text).unwrap();
         let draft = Draft::Plan(path.clone());
-        assert_eq!(draft.mixture(2).unwrap().layer(1), Format::Nf4);
-        let error = draft.mixture(3).unwrap_err().to_string();
+        let DraftFormats::Mixture(mixture) = draft.formats(2).unwrap() else { panic!("a plan") };
+        assert_eq!(mixture.layer(1), Format::Nf4);
+        let error = draft.formats(3).unwrap_err().to_string();
         assert!(error.contains("p.toml") && error.contains('2') && error.contains('3'), "{error}");
         std::fs::write(&path, "version = 7").unwrap();
-        let error = draft.mixture(2).unwrap_err().to_string();
+        let error = draft.formats(2).unwrap_err().to_string();
         assert!(error.contains("p.toml") && error.contains("version 7"), "{error}");
-        assert_eq!(Draft::from(Format::Int8).mixture(3).unwrap().layers(), None);
+        assert_eq!(Draft::from(Format::Int8).formats(3).unwrap().layers(), None);
+        assert_eq!(Draft::Stored.formats(3).unwrap(), DraftFormats::Stored);
     }
 }

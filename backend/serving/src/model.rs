@@ -10,7 +10,7 @@ use rewind_monitor::{Celsius, ThermalWatch, choose_thermometer};
 
 use crate::device::{Choice, Processor, ShadowPlacement};
 use crate::executor::AnyEngine;
-use crate::load::{Loaded, Source};
+use crate::load::{Loaded, Source, separate_shadow};
 use crate::load_error::LoadError;
 use crate::options::Options;
 use crate::pairing::check_pair;
@@ -118,10 +118,10 @@ impl Model {
         if let Some(shadow) = &shadow {
             check_pair(&checkpoint, shadow)?;
         }
-        let draft = options.draft.mixture(checkpoint.spec().layers)?;
+        let draft = options.draft.formats(checkpoint.spec().layers)?;
         let source = Source {
             model: &checkpoint,
-            shadow: shadow.as_ref(),
+            shadow: separate_shadow(&checkpoint, shadow.as_ref(), &draft),
             draft: &draft,
             options: &options,
         };

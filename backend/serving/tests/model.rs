@@ -8,15 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-use checkpoints::folder::Folder;
+use checkpoints::folder::{Folder, hf_name};
+use checkpoints::quantized;
 use checkpoints::tiny::{Element, SPECIAL, spec};
 use rewind_checkpoint::Architecture;
 use rewind_engine::{Event, Executor, FinishReason, Policy, Refusal, Weights};
 use rewind_formats::{Format, Group};
 use rewind_monitor::{Celsius, Detector, ThermometerSetting};
 use rewind_serving::{
-    AnyEngine, Device, ErrorKind, Inflight, LoadError, Model, NoObserver, Options, Parameters,
-    Processor, Prompt, RequestError, ShadowPlacement, Sink,
+    AnyEngine, Device, Draft, ErrorKind, Inflight, LoadError, Model, NoObserver, Options,
+    Parameters, Processor, Prompt, RequestError, ShadowPlacement, Sink,
 };
 use tempfile::TempDir;
 
@@ -185,6 +186,82 @@ fn a_separate_shadow_must_fit_the_model() {
     let missing = Options { shadow: Some("/nowhere".into()), ..options(a.path()) };
     let error = Model::load(missing).unwrap_err().to_string();
     assert!(error.contains("shadow /nowhere does not exist"), "{error}");
+}
+
+/// A checkpoint whose layers are quantized, and its original, as sub-folders of one folder.
+fn pair() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let spec = quantized::spec();
+    let made = quantized::rewind(&spec, Format::Int4Group(Group::G32));
+    let mut original = Folder::new(&spec, Element::F16);
+    for (name, values) in &made.values {
+        // Not what the quantized one stands for, or one could pass for the other.
+        let values: Vec<f32> = values.iter().map(|&value| value as f32 * 1.02).collect();
+        original.tensor(&hf_name(*name)).data = Element::F16.bytes(&values);
+    }
+    for (name, folder) in [("quantized", &made.folder), ("original", &original)] {
+        std::fs::create_dir(place.path().join(name)).unwrap();
+        folder.write(&place.path().join(name));
+    }
+    place
+}
+
+#[test]
+fn a_quantized_checkpoint_is_the_draft_of_its_original() {
+    let version = pair();
+    let of = |settings: &[(&str, &str)]| {
+        let fixed = [("threads", "1"), ("thermometer", "none"), ("device", "cpu")];
+        let all = settings.iter().chain(&fixed);
+        let all = all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let options = Options::from_parameters(version.path(), &all).unwrap();
+        Model::load(Options { max_sequence_length: Some(128), ..options }).unwrap()
+    };
+    let both = [("model", "quantized"), ("shadow", "original"), ("draft", "stored")];
+    let (model, engine) = of(&both);
+    let identity = model.identity(Weights::Draft).to_owned();
+    assert!(identity.starts_with("int4-g32 (embedding and head f16)"), "{identity}");
+    assert!(model.identity(Weights::Full).starts_with("f16,"));
+    let memory = model.memory();
+    assert!(memory.draft < memory.shadow && memory.shared == 0, "{memory:?}");
+    let lossless = answer(&model, engine, "lossless");
+    let (model, engine) = of(&both);
+    assert_eq!(lossless, answer(&model, engine, "shadow"));
+    let alone = |folder: &str, draft: &str, policy: &str| {
+        let (model, engine) = of(&[("model", folder), ("draft", draft)]);
+        answer(&model, engine, policy)
+    };
+    assert_eq!(lossless, alone("original", "int8", "shadow"));
+    let (model, engine) = of(&both);
+    assert_eq!(answer(&model, engine, "off"), alone("quantized", "stored", "off"));
+
+    // Without a shadow it is its own, dequantized, whatever the draft.
+    assert_eq!(alone("quantized", "stored", "shadow"), alone("quantized", "int8", "shadow"));
+    // A draft in a format is quantized from it as ever.
+    let (model, _) = of(&[("model", "quantized")]);
+    assert!(model.identity(Weights::Draft).starts_with("int4-g32 (embedding and head int8-g32)"));
+}
+
+#[test]
+fn a_quantized_checkpoint_needs_an_original_of_its_shape() {
+    let (version, other) = (pair(), written(&folder(1)));
+    let model = version.path().join("quantized");
+    let with = |shadow: &Path| Options {
+        draft: Draft::Stored,
+        shadow: Some(shadow.to_owned()),
+        ..options(&model)
+    };
+    let error = Model::load(with(other.path())).unwrap_err();
+    assert!(matches!(error, LoadError::Mismatch { .. }), "{error}");
+    assert!(error.to_string().contains("hidden size is 192 in one and 32"), "{error}");
+
+    // A matrix that is not what its header says is named before anything is served.
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(8).position(|part| part == b"int4-g32").unwrap();
+    bytes[at..at + 8].copy_from_slice(b"int4-g64");
+    std::fs::write(&path, bytes).unwrap();
+    let error = Model::load(with(&version.path().join("original"))).unwrap_err().to_string();
+    assert!(error.contains("cannot load the model") && error.contains(".scales"), "{error}");
 }
 
 #[test]

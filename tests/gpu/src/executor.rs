@@ -10,6 +10,7 @@ use rewind_cuda::{Config, CudaExecutor, CudaModel, LoadOptions, Placement};
 use rewind_executor_suite::{
     Case, Machine, Scale, ShadowError, Sizes, TinyModel, agreement, cases,
 };
+use rewind_formats::DraftFormats;
 use rewind_kernels::Device;
 use rewind_kernels::arguments::PAGE_TOKENS;
 
@@ -63,6 +64,7 @@ impl<D: Device> Machine for Cuda<D> {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<Self::Executor> {
         let TinyModel { draft, shadow, .. } = model.clone();
+        let draft = draft.map(DraftFormats::from);
         let options = LoadOptions { draft, shadow, threads: 1, placement: self.placement };
         let mut loaded = CudaModel::new((self.open)()?, &model.spec)?;
         loaded.load(model.source(), options, |_| ())?;
@@ -98,6 +100,7 @@ impl Machine for Cpu {
 
     fn make(&self, model: &TinyModel, sizes: Sizes) -> Result<CpuExecutor> {
         let TinyModel { draft, shadow, .. } = model.clone();
+        let draft = draft.map(DraftFormats::from);
         let options = rewind_cpu::LoadOptions { draft, shadow, threads: 1, isa: Isa::detect() };
         let loaded = CpuModel::load(&model.spec, model.source(), options, |_| ())?;
         let Sizes { slots, rows, positions } = sizes;

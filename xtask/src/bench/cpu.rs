@@ -62,14 +62,14 @@ struct Run {
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.document(project, NAME)?;
+    let out = options.place.document(project, NAME)?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     let peer = setup::llama_cpp(project, &tools)?;
     let sides = Sides::new(project, &assembly.cli, &tools.model, &peer);
 
     let mut run =
         Run::new(project, options, sides.files()?, &file_name(&out.with_extension("json")));
-    let tasks = work::tasks(options.quick);
+    let tasks = work::tasks(options.place.quick);
     for round in 0..run.rounds {
         for (place, task) in tasks.iter().enumerate() {
             // In turns over the rounds and from task to task, so that neither side is the first more often.

@@ -1,24 +1,22 @@
 //! `cargo xtask bench formats`: what each format of a draft loses, and what it saves, and a document of it.
 //!
-//! Every figure is one that a `rewind` command prints. Quality does not depend on the machine's load; speed does,
-//! so each format's is measured in rounds, all formats in every round.
+//! Every figure is one that a `rewind` command prints, or a script that asks llama.cpp the same. Quality does not
+//! depend on the machine's load; speed does, so each format's is measured in rounds, all formats in every round.
 
+mod document;
+mod peer;
 mod plot;
 
-use std::fmt::Write;
-use std::path::Path;
-use std::process::Command;
+use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use jiff::Zoned;
 use rewind_formats::FORMAT_NAMES;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::spread::Spread;
-use super::{markdown, options, remarks, revision};
-use crate::process;
+use super::command::Rewind;
+use super::{options, remarks, revision};
 use crate::progress::brief;
 use crate::project::Project;
 use crate::setup::{self, Kernels};
@@ -42,12 +40,35 @@ pub(crate) struct Options {
     /// Chunks of 512 tokens that are read of each text; all there are, or 2 if quick
     #[arg(long, value_name = "N")]
     chunks: Option<u16>,
+    /// Leave out llama.cpp's formats; it takes minutes to build
+    #[arg(long)]
+    alone: bool,
+}
+
+impl Options {
+    fn chunks(&self) -> Option<u16> {
+        self.chunks.or(self.common.place.quick.then_some(2))
+    }
+
+    /// The command as a person would type it.
+    fn command(&self) -> String {
+        let mut command = self.common.command(NAME);
+        if let Some(chunks) = self.chunks {
+            command += &format!(" --chunks {chunks}");
+        }
+        if self.alone {
+            command += " --alone";
+        }
+        command
+    }
 }
 
 /// What was found about one format.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Found {
     name: String,
+    /// Whether it is llama.cpp's.
+    peer: bool,
     bits: f64,
     bytes: u64,
     /// For each text.
@@ -57,7 +78,7 @@ struct Found {
 }
 
 /// `rewind perplexity --json`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Score {
     perplexity: f64,
     perplexity_error: f64,
@@ -65,8 +86,9 @@ struct Score {
     shadow: Option<Beside>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Beside {
+    perplexity: f64,
     agreement: f64,
     divergence: f64,
 }
@@ -87,7 +109,17 @@ struct Size {
 /// `rewind bench decode --json`.
 #[derive(Debug, Deserialize)]
 struct Decoded {
+    machine: Machine,
     measurements: Vec<Measurement>,
+}
+
+/// What measured it.
+#[derive(Debug, Default, Deserialize)]
+struct Machine {
+    cpu: String,
+    cores: usize,
+    system: String,
+    load_average: Option<[f64; 3]>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,12 +135,9 @@ struct Median {
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.common.document(project, NAME)?;
+    let out = options.common.place.document(project, NAME)?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
-    let root = project.path("");
-    // Relative, since what is printed names it.
-    let model = tools.model.strip_prefix(&root).unwrap_or(&tools.model);
-    let rewind = Rewind { program: &assembly.cli, root: &root, model };
+    let rewind = Rewind::new(project, &assembly.cli, &tools.model);
     let names: Vec<_> = FORMAT_NAMES.split(", ").collect();
     let inspected: Inspected =
         rewind.json(&["inspect", "--device", "cpu", "--draft", &names.join(",")])?;
@@ -122,39 +151,43 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
             scores.push(score);
         }
         let Size { bytes, bits_per_weight: bits } = size;
-        found.push(Found { name: name.to_owned(), bits, bytes, scores, speeds: Vec::new() });
+        let name = name.to_owned();
+        found.push(Found { name, peer: false, bits, bytes, scores, speeds: Vec::new() });
     }
+    let peer = match options.alone {
+        true => None,
+        false => Some(setup::llama_cpp(project, &tools)?),
+    };
+    if let (Some(peer), Some(shadow)) = (&peer, found.first()) {
+        let weights = 8.0 * shadow.bytes as f64 / shadow.bits;
+        found.extend(peer::scores(project, peer, options.chunks(), weights)?);
+    }
+    let mut machine = Machine::default();
     for round in 1..=options.common.rounds() {
         for one in &mut found {
-            let decoded: Decoded = rewind.json(&speed_arguments(&one.name))?;
-            let speed = decoded.measurements.first().context("nothing was measured")?;
-            one.speeds.push(speed.tokens_per_second.median);
-            println!("round {round}, {}: {:.1} tok/s", one.name, speed.tokens_per_second.median);
+            let speed = match peer.as_ref().filter(|_| one.peer) {
+                Some(peer) => peer::speed(project, peer, &one.name)?,
+                None => {
+                    let decoded: Decoded = rewind.json(&speed_arguments(&one.name))?;
+                    machine = decoded.machine;
+                    let speed = decoded.measurements.first().context("nothing was measured")?;
+                    speed.tokens_per_second.median
+                }
+            };
+            println!("round {round}, {}: {speed:.1} tok/s", one.name);
+            one.speeds.push(speed);
         }
     }
+    let samples = out.with_extension("json");
+    let text = serde_json::to_string_pretty(&found).context("cannot write JSON")?;
+    fs::write(&samples, text + "\n")
+        .with_context(|| format!("cannot write {}", samples.display()))?;
     let picture = out.with_extension("svg");
     plot::draw(&found, &picture)?;
-    let state = revision::of(project);
-    options::write(&out, |before| document(&found, options, &state, before))?;
+    let told = document::Told { command: options.command(), state: revision::of(project), machine };
+    options::write(&out, |before| document::write(&found, &told, remarks::of(before)))?;
     println!("{} is written ({}).", out.display(), brief(started.elapsed()));
     Ok(())
-}
-
-/// The command, where it runs, and with what.
-struct Rewind<'a> {
-    program: &'a Path,
-    root: &'a Path,
-    model: &'a Path,
-}
-
-impl Rewind<'_> {
-    fn json<T: for<'de> Deserialize<'de>>(&self, arguments: &[impl AsRef<str>]) -> Result<T> {
-        let mut command = Command::new(self.program);
-        command.current_dir(self.root).args(arguments.iter().map(AsRef::as_ref));
-        command.arg("--json").arg("--model").arg(self.model);
-        let text = process::printed(command)?;
-        serde_json::from_str(&text).with_context(|| format!("not what was expected: {text}"))
-    }
 }
 
 fn score_arguments(name: &str, text: &str, options: &Options) -> Vec<String> {
@@ -163,8 +196,7 @@ fn score_arguments(name: &str, text: &str, options: &Options) -> Vec<String> {
     if name != SHADOW {
         arguments.push("--compare".into());
     }
-    let chunks = options.chunks.or(options.common.quick.then_some(2));
-    if let Some(chunks) = chunks {
+    if let Some(chunks) = options.chunks() {
         arguments.extend(["--chunks".into(), chunks.to_string()]);
     }
     arguments
@@ -179,109 +211,34 @@ fn speed_arguments(name: &str) -> Vec<&str> {
     arguments
 }
 
-fn document(found: &[Found], options: &Options, state: &str, before: &str) -> String {
-    let mut head = vec!["format", "bits a weight", "MB"];
-    let columns: Vec<String> = TEXTS
-        .iter()
-        .flat_map(|(name, _)| {
-            ["perplexity", "to the shadow's", "agreement", "divergence, nats"]
-                .map(|column| format!("{name}: {column}"))
-        })
-        .collect();
-    head.extend(columns.iter().map(String::as_str));
-    head.push("decode, tok/s");
-    let shadow = &found[0];
-    let rows: Vec<Vec<String>> = found.iter().map(|one| row(one, shadow)).collect();
-    let tokens: Vec<_> = shadow.scores.iter().map(|score| score.tokens.to_string()).collect();
-    let mut text = format!(
-        "# Formats of a draft\n\n\
-         Written by `cargo xtask bench formats --rounds {}` on {}, {state}; only the remarks are kept from one time\n\
-         to the next. Model: SmolLM2-135M-Instruct, on the CPU.\n\n\
-         ![Perplexity against size]({NAME}.svg)\n\n",
-        options.common.rounds(),
-        Zoned::now().strftime("%Y-%m-%d"),
-    );
-    text += &markdown::table(&head, &rows);
-    // Writing to a string cannot fail.
-    let _ = write!(
-        text,
-        "\n\
-         - Embedding and LM head are `int8-g32` in every draft below 16 bits. Bits and bytes count all tensors, with\n\
-         \x20 scales, norms in 32 bits. Weights are rounded to the nearest, with scales of least squared error; no other\n\
-         \x20 method yet.\n\
-         - Perplexity: the protocol of llama.cpp's tool, chunks of 512 tokens of which the second half is scored:\n\
-         \x20 {} tokens of {}. ± is the standard error over tokens; two formats on the same tokens differ by far less\n\
-         \x20 than that by chance.\n\
-         - Agreement: the share of these tokens whose most likely one is the shadow's. Divergence: KL(shadow ‖ draft),\n\
-         \x20 the mean over them.\n\
-         - Integer formats are multiplied with activations in 8 bits on a CPU, `nf4` and `fp8` with activations in f32.\n\
-         - Speed: one sequence, 128 tokens, all cores; the median of the rounds, in brackets the lowest and the highest.\n\
-         - `prose` is `{}`, `reference` is `{}`.\n\n\
-         ## Remarks\n\n{}",
-        tokens.join(" and "),
-        if tokens.len() == 1 { "the text" } else { "the two texts" },
-        TEXTS[0].1,
-        TEXTS[1].1,
-        remarks::marked(remarks::of(before)),
-    );
-    text
-}
-
-fn row(one: &Found, shadow: &Found) -> Vec<String> {
-    let mut cells = vec![
-        format!("`{}`", one.name),
-        format!("{:.2}", one.bits),
-        format!("{:.1}", one.bytes as f64 / 1e6),
-    ];
-    for (score, of_shadow) in one.scores.iter().zip(&shadow.scores) {
-        let more = 100.0 * (score.perplexity / of_shadow.perplexity - 1.0);
-        cells.push(format!("{:.3} ± {:.2}", score.perplexity, score.perplexity_error));
-        match &score.shadow {
-            Some(beside) => cells.extend([
-                format!("{more:+.2} %"),
-                format!("{:.1} %", 100.0 * beside.agreement),
-                format!("{:.4}", beside.divergence),
-            ]),
-            None => cells.extend(["–", "–", "–"].map(str::to_owned)),
-        }
-    }
-    cells.push(format!("{:.0}", Spread::of(one.speeds.iter().copied())));
-    cells
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     pub(super) fn found() -> Vec<Found> {
         let score =
             |perplexity, shadow| Score { perplexity, perplexity_error: 0.5, tokens: 512, shadow };
-        let beside = || Some(Beside { agreement: 0.75, divergence: 0.25 });
-        let one = |name: &str, bits, perplexity, beside: &dyn Fn() -> Option<Beside>| Found {
-            name: name.into(),
-            bits,
-            bytes: 1_500_000,
-            scores: vec![score(perplexity, beside()), score(perplexity / 2.0, beside())],
-            speeds: vec![90.0, 110.0, 100.0],
+        let one = |name: &str, bits, perplexity, shadow: Option<f64>, peer| {
+            let beside = |half: f64| {
+                let perplexity = shadow? / half;
+                Some(Beside { perplexity, agreement: 0.75, divergence: 0.25 })
+            };
+            Found {
+                name: name.into(),
+                peer,
+                bits,
+                bytes: 1_500_000,
+                scores: [1.0, 2.0].map(|half| score(perplexity / half, beside(half))).into(),
+                speeds: vec![90.0, 110.0, 100.0],
+            }
         };
-        vec![one("shadow", 16.0, 20.0, &|| None), one("nf4", 4.5, 25.0, &beside)]
-    }
-
-    fn options() -> Options {
-        use clap::{Command, FromArgMatches};
-        let matches = Options::augment_args(Command::new("formats")).get_matches_from(["formats"]);
-        Options::from_arg_matches(&matches).unwrap()
-    }
-
-    #[test]
-    fn the_document_compares_with_the_shadow_and_keeps_remarks() {
-        let before = format!("# Old\n{}", remarks::marked("Kept."));
-        let text = document(&found(), &options(), "commit abc", &before);
-        let row = "| `nf4` | 4.50 | 1.5 | 25.000 ± 0.50 | +25.00 % | 75.0 % | 0.2500 | 12.500 ± 0.50 | \
-                   +25.00 % | 75.0 % | 0.2500 | 100 (90–110) |";
-        assert!(text.contains(row), "{text}");
-        assert!(text.contains("| `shadow` | 16.00 | 1.5 | 20.000 ± 0.50 | – | – | – |"), "{text}");
-        assert_eq!(remarks::of(&text), "Kept.");
+        vec![
+            one("shadow", 16.0, 20.0, None, false),
+            one("nf4", 4.5, 25.0, Some(20.0), false),
+            one("Q4_0", 5.0, 27.5, Some(22.0), true),
+        ]
     }
 
     #[test]
@@ -290,5 +247,15 @@ mod tests {
         for (name, file) in TEXTS {
             assert!(root.join(file).exists(), "{name}: {file}");
         }
+    }
+
+    #[test]
+    fn the_command_is_told_with_what_it_was_given() {
+        use clap::{Command, FromArgMatches};
+        let given = ["formats", "--chunks", "8", "--rounds", "3", "--alone"];
+        let matches = Options::augment_args(Command::new("formats")).get_matches_from(given);
+        let options = Options::from_arg_matches(&matches).unwrap();
+        let told = "cargo xtask bench formats --rounds 3 --chunks 8 --alone";
+        assert_eq!(options.command(), told);
     }
 }

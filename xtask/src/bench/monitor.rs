@@ -93,7 +93,7 @@ struct Printed {
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.common.document(project, NAME)?;
+    let out = options.common.place.document(project, NAME)?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     let when = format!("{}, {}", Zoned::now().strftime("%Y-%m-%d"), revision::of(project));
     let mut printed = Vec::new();
@@ -118,7 +118,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 impl Part {
     fn arguments(&self, options: &options::Options) -> Vec<String> {
-        let arguments = if options.quick { self.quick } else { self.arguments };
+        let arguments = if options.place.quick { self.quick } else { self.arguments };
         let mut arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         if self.rounds {
             arguments.extend(["--rounds".to_owned(), options.rounds().to_string()]);

@@ -17,6 +17,14 @@ pub(crate) struct Options {
     /// Rounds; each takes some minutes. 5 if not given, 1 if quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+/// Where to tell it, for benches whose figures are the same in every round.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Place {
     /// Less of everything, and the document into cargo's build folder
     #[arg(long)]
     pub(super) quick: bool,
@@ -25,7 +33,7 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
-impl Options {
+impl Place {
     /// Where the document of this bench goes. Its folder exists afterwards: before the work, not after it.
     ///
     /// # Errors
@@ -41,14 +49,16 @@ impl Options {
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         Ok(out)
     }
+}
 
+impl Options {
     pub(super) fn rounds(&self) -> u16 {
-        self.rounds.unwrap_or(if self.quick { 1 } else { ROUNDS })
+        self.rounds.unwrap_or(if self.place.quick { 1 } else { ROUNDS })
     }
 
     /// The command as a person would type it.
     pub(super) fn command(&self, bench: &str) -> String {
-        let quick = if self.quick { " --quick" } else { "" };
+        let quick = if self.place.quick { " --quick" } else { "" };
         format!("cargo xtask bench {bench} --rounds {}{quick}", self.rounds())
     }
 }

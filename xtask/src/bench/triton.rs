@@ -112,7 +112,7 @@ const SCHEDULERS: [(&str, &str); 6] = [
 /// Measures, and writes the document.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let started = Instant::now();
-    let out = options.document(project, NAME)?;
+    let out = options.place.document(project, NAME)?;
     let cores = Cores::choose()?;
     let (tools, assembly) = setup::everything(project, Kernels::ForAGpu)?;
     let analyzer = setup::perf_analyzer(project, &tools)?;
@@ -209,7 +209,7 @@ impl Bench<'_> {
                 .map(|(model, client)| Served { model, client, rounds: Vec::new() })
                 .into()
         };
-        let mut cells: Vec<Cell> = loads(self.options.quick)
+        let mut cells: Vec<Cell> = loads(self.options.place.quick)
             .map(|load| Cell { load, bare: Vec::new(), served: served() })
             .collect();
         for round in 0..usize::from(self.options.rounds()) {
@@ -254,7 +254,7 @@ impl Bench<'_> {
             compute.push(clients.compute_thread(&mut server, name, warm)?);
         }
         cores.split(server.process(), &compute)?;
-        let load = loads(self.options.quick).last().context("there is a load")?;
+        let load = loads(self.options.place.quick).last().context("there is a load")?;
         let mut schedulers: Vec<Scheduler> = SCHEDULERS
             .into_iter()
             .map(|(name, setting)| Scheduler { setting, name, rounds: Vec::new() })

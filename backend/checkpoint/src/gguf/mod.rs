@@ -6,6 +6,7 @@
 //! the file before anything is allocated, so memory stays within a small multiple of its size.
 
 mod cursor;
+pub(crate) mod kept;
 pub(crate) mod model;
 pub(crate) mod vocabulary;
 
@@ -65,7 +66,7 @@ pub(crate) struct Keys(BTreeMap<String, Value>);
 /// Reads keys and tensors of a mapped file; the tensors go to `weights`, under file number 0.
 pub(crate) fn read(mapping: Mapping) -> Result<(Keys, Weights), CheckpointError> {
     let (keys, tensors) = parse(&mapping).map_err(|fault| fault.within(mapping.path()))?;
-    Ok((keys, Weights { files: vec![mapping], tensors }))
+    Ok((keys, Weights { files: vec![mapping], tensors, ..Weights::default() }))
 }
 
 fn parse(file: &[u8]) -> Result<(Keys, BTreeMap<String, Stored>), Fault> {

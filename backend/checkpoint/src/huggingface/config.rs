@@ -94,13 +94,6 @@ fn refuse_variants(config: &Value, architecture: Architecture) -> Result<(), Fau
             return Err(Fault::unsupported(format!("key {key}"), "true", "false"));
         }
     }
-    if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err(Fault::unsupported(
-            "key quantization_config",
-            "present",
-            "unquantized weights (F32, F16, BF16)",
-        ));
-    }
     let rotated = float(config, "partial_rotary_factor")?.unwrap_or(1.0);
     if rotated != 1.0 {
         return Err(Fault::unsupported("key partial_rotary_factor", rotated.to_string(), "1"));
@@ -283,7 +276,6 @@ mod tests {
             (json!({"hidden_act": "gelu"}), "hidden_act"),
             (json!({"attention_bias": true}), "attention_bias"),
             (json!({"mlp_bias": true}), "mlp_bias"),
-            (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
             (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "rope_scaling.rope_type"),
             (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling"),
             (json!({"rope_scaling": {"type": "linear", "factor": 0}}), "scaling factor"),

@@ -2,6 +2,7 @@
 //! files around them. Only file names inside the folder are followed.
 
 pub(crate) mod config;
+pub(crate) mod quantized;
 pub(crate) mod special;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +125,9 @@ fn add(weights: &mut Weights, mapping: Mapping) -> Result<(), CheckpointError> {
         }
     }
     weights.files.push(mapping);
+    for (key, value) in metadata.metadata().iter().flatten() {
+        weights.metadata.insert(key.clone(), value.clone());
+    }
     Ok(())
 }
 

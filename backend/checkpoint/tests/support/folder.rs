@@ -17,6 +17,8 @@ pub(crate) struct Folder {
     pub(crate) tensors: Vec<Tensor>,
     /// Files that the tensors are spread over.
     pub(crate) shards: usize,
+    /// What the header of each file says besides.
+    pub(crate) metadata: Map<String, Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +103,7 @@ impl Folder {
             generation_config: None,
             tensors,
             shards: 1,
+            metadata: Map::new(),
         }
     }
 
@@ -119,7 +122,11 @@ impl Folder {
             json("generation_config.json", generation);
         }
         if self.shards == 1 {
-            std::fs::write(folder.join("model.safetensors"), safetensors(&self.tensors)).unwrap();
+            std::fs::write(
+                folder.join("model.safetensors"),
+                safetensors_with(&self.tensors, &self.metadata),
+            )
+            .unwrap();
             return;
         }
         let mut places = Map::new();
@@ -127,7 +134,7 @@ impl Folder {
             self.tensors.chunks(self.tensors.len().div_ceil(self.shards)).enumerate()
         {
             let name = format!("model-{shard}.safetensors");
-            std::fs::write(folder.join(&name), safetensors(tensors)).unwrap();
+            std::fs::write(folder.join(&name), safetensors_with(tensors, &self.metadata)).unwrap();
             for tensor in tensors {
                 places.insert(tensor.name.clone(), name.clone().into());
             }
@@ -137,7 +144,14 @@ impl Folder {
 }
 
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
+    safetensors_with(tensors, &Map::new())
+}
+
+fn safetensors_with(tensors: &[Tensor], metadata: &Map<String, Value>) -> Vec<u8> {
     let mut header = Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".to_owned(), metadata.clone().into());
+    }
     let mut offset = 0;
     for Tensor { name, dtype, shape, data } in tensors {
         let offsets = [offset, offset + data.len()];

@@ -3,4 +3,5 @@
 
 pub(crate) mod folder;
 pub(crate) mod gguf;
+pub(crate) mod quantized;
 pub(crate) mod tiny;

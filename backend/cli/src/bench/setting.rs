@@ -7,6 +7,7 @@ use rewind_bench::{
 };
 use rewind_checkpoint::{Checkpoint, ModelSpec, TensorName};
 use rewind_engine::Weights;
+use rewind_formats::{DraftFormats, Format};
 use rewind_serving::{AnyEngine, AnyExecutor, MAX_WINDOW, Model, PolicyName, Processor};
 
 use crate::arguments::ModelArguments;
@@ -86,7 +87,7 @@ impl Common {
         options.kv_memory = options.kv_memory.or_else(|| Some(kv_memory(spec, room)));
         // Measurements bring their own; that of a server could need more rows than they do.
         options.policy = PolicyName::Off;
-        let draft = self.model.draft.mixture(spec.layers)?;
+        let draft = self.model.draft.formats(spec.layers)?;
         let copies = |model: &Model| {
             let memory = model.memory();
             let limits = model.limits();
@@ -96,7 +97,7 @@ impl Common {
             Copies {
                 draft: Copy {
                     format: self.model.draft.to_string(),
-                    bytes: WeightBytes::of_draft(spec, &draft),
+                    bytes: draft_bytes(&checkpoint, &draft),
                 },
                 shadow: Copy {
                     format: precision(of).into(),
@@ -204,10 +205,22 @@ fn kv_memory(spec: &ModelSpec, room: Room) -> u64 {
     (2 * size_of::<f32>() * spec.layers * spec.kv_heads * head * room.slots * positions) as u64
 }
 
+/// Bytes of the draft that a step reads.
+fn draft_bytes(checkpoint: &Checkpoint, draft: &DraftFormats) -> WeightBytes {
+    let spec = checkpoint.spec();
+    match draft {
+        DraftFormats::Mixture(mixture) => WeightBytes::of_draft(spec, mixture),
+        // A tensor that cannot be read has been an error already.
+        DraftFormats::Stored => WeightBytes::of_stored(spec, |tensor| {
+            checkpoint.stored_format(tensor).unwrap_or(Some(Format::F16))
+        }),
+    }
+}
+
 /// Bytes of a weight of the shadow: blocks of fewer bits are unpacked to half precision.
 fn width(checkpoint: &Checkpoint, tensor: TensorName) -> u64 {
-    match checkpoint.stored(tensor) {
-        Some(stored) if stored.dtype == "F32" => 4,
+    match checkpoint.float_format(tensor) {
+        Ok(None) => 4,
         _ => 2,
     }
 }
@@ -215,9 +228,9 @@ fn width(checkpoint: &Checkpoint, tensor: TensorName) -> u64 {
 /// Precision of the shadow's linear layers.
 fn precision(checkpoint: &Checkpoint) -> &'static str {
     use rewind_checkpoint::LayerTensor;
-    match checkpoint.stored(TensorName::Layer(0, LayerTensor::Gate)) {
-        Some(stored) if stored.dtype == "F32" => "f32",
-        Some(stored) if stored.dtype == "BF16" => "bf16",
+    match checkpoint.float_format(TensorName::Layer(0, LayerTensor::Gate)) {
+        Ok(None) => "f32",
+        Ok(Some(Format::Bf16)) => "bf16",
         _ => "f16",
     }
 }

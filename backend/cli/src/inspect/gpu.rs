@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rewind_checkpoint::Checkpoint;
 use rewind_cuda::{CudaExecutor, Driver};
-use rewind_formats::Mixture;
+use rewind_formats::DraftFormats;
 use rewind_monitor::Chip;
 use rewind_serving::{Device, Draft, ShadowPlacement, format_bytes, gpu_plan};
 use serde::Serialize;
@@ -81,13 +81,13 @@ impl Where {
 impl Costs {
     pub(super) fn of(
         checkpoint: &Checkpoint,
-        drafts: &[(&Draft, Mixture)],
+        drafts: &[(&Draft, DraftFormats)],
         bus_bandwidth: f64,
     ) -> Self {
         let placements = [ShadowPlacement::Gpu, ShadowPlacement::Host];
         let cases = drafts.iter().flat_map(|draft| placements.map(|placement| (draft, placement)));
-        let plans = cases.map(|((draft, mixture), placement)| {
-            let plan = gpu_plan(checkpoint, None, mixture, placement);
+        let plans = cases.map(|((draft, formats), placement)| {
+            let plan = gpu_plan(checkpoint, None, formats, placement);
             Plan {
                 draft: draft.to_string(),
                 shadow_placement: placement.to_string(),

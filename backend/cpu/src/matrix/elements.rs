@@ -5,22 +5,52 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rewind_checkpoint::TensorData;
+use rewind_formats::{Format, PackError, Packed};
 
-/// Some elements of a tensor, in the checkpoint's precision.
+/// Some rows of a tensor, in the checkpoint's precision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Elements<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+    Packed(PackedRows<'a>),
+}
+
+/// Some rows of a packed matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PackedRows<'a> {
+    matrix: &'a Packed,
+    first: usize,
+    rows: usize,
+}
+
+impl PackedRows<'_> {
+    /// The format of the whole.
+    pub(crate) fn format(self) -> Format {
+        self.matrix.format()
+    }
+
+    /// A matrix of these rows alone.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn cut(self) -> Result<Packed, PackError> {
+        Packed::from_rows((self.first..self.first + self.rows).map(|row| (self.matrix, row)))
+    }
 }
 
 impl<'a> Elements<'a> {
-    /// A range of a tensor's elements.
+    /// A range of a tensor's elements; whole rows, if the tensor is packed.
     pub(crate) fn of(data: &'a TensorData, range: Range<usize>) -> Self {
         match data {
             TensorData::F32(data) => Self::F32(&data[range]),
             TensorData::F16(data) => Self::F16(&data[range]),
             TensorData::Bf16(data) => Self::Bf16(&data[range]),
+            TensorData::Packed(matrix) => Self::Packed(PackedRows {
+                matrix,
+                first: range.start / matrix.cols(),
+                rows: range.len() / matrix.cols(),
+            }),
         }
     }
 
@@ -42,6 +72,8 @@ impl<'a> Elements<'a> {
             Self::F32(data) => find(data, |x| !x.is_finite(), |x| x),
             Self::F16(data) => find(data, |x| !x.is_finite(), f16::to_f32),
             Self::Bf16(data) => find(data, |x| !x.is_finite(), bf16::to_f32),
+            // A packed matrix has only finite weights.
+            Self::Packed(_) => None,
         }
     }
 
@@ -57,6 +89,13 @@ impl<'a> Elements<'a> {
             Self::F32(data) => data.to_vec(),
             Self::F16(data) => upcast(data, data.len()),
             Self::Bf16(data) => upcast(data, data.len()),
+            Self::Packed(PackedRows { matrix, first, rows }) => {
+                let mut values = vec![0.0; rows * matrix.cols()];
+                for (i, values) in values.chunks_exact_mut(matrix.cols()).enumerate() {
+                    matrix.dequantize_row(first + i, values);
+                }
+                values
+            }
         }
     }
 }

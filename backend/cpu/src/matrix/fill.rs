@@ -122,6 +122,9 @@ impl PartMut<'_> {
             (PartData::F32(to), Elements::Bf16(from)) => {
                 copy(to, layout, at, cols, from, |x| x.to_f32());
             }
+            (PartData::F32(to), from @ Elements::Packed(_)) => {
+                copy(to, layout, at, cols, &from.to_f32(), |x| *x);
+            }
             (PartData::F16(to), Elements::F16(from)) => copy(to, layout, at, cols, from, |x| *x),
             (PartData::Bf16(to), Elements::Bf16(from)) => copy(to, layout, at, cols, from, |x| *x),
             (to, from) => unreachable!("{to:?} cannot hold {from:?} exactly"),
@@ -138,13 +141,20 @@ impl PartMut<'_> {
         format: Format,
         source: Elements<'_>,
     ) -> Result<(), PackError> {
-        let (cols, layout) = (self.cols, self.layout);
         let values = source.to_f32();
-        let rows = values.len() / cols;
-        let packed = Packed::quantize(format, rows, cols, &values)?;
+        let rows = values.len() / self.cols;
+        self.keep(at, &Packed::quantize(format, rows, self.cols, &values)?);
+        Ok(())
+    }
+
+    /// Takes the codes and scales of packed rows, from the part's row `at` on.
+    ///
+    /// The storage is their format; the caller has seen to it.
+    pub(crate) fn keep(&mut self, at: usize, packed: &Packed) {
+        let (rows, cols, layout) = (packed.rows(), self.cols, self.layout);
         let codes = packed.codes();
         match &mut self.data {
-            PartData::F32(to) => copy(to, layout, at, cols, &values, |x| *x),
+            PartData::F32(_) => unreachable!("f32 is the format of no packed matrix"),
             PartData::F16(to) => {
                 copy(to, layout, at, cols, codes.as_chunks().0, |b| f16::from_le_bytes(*b));
             }
@@ -180,7 +190,6 @@ impl PartMut<'_> {
                 scales.copy(layout, at, packed.scales());
             }
         }
-        Ok(())
     }
 }
 

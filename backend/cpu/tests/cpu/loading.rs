@@ -8,7 +8,7 @@ use rewind_cpu::{Config, CpuError, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::Weights;
 use rewind_executor_suite::bench::{Bench, prompt, same};
 use rewind_executor_suite::{Oddity, Precision, TinyModel, small_spec};
-use rewind_formats::{Format, Group, Mixture};
+use rewind_formats::{DraftFormats, Format, Group, Mixture};
 
 /// A small model in single precision with a draft of the default kind.
 pub(crate) fn model(architecture: Architecture) -> TinyModel {
@@ -18,7 +18,12 @@ pub(crate) fn model(architecture: Architecture) -> TinyModel {
 
 pub(crate) fn load(model: &TinyModel) -> Result<Arc<CpuModel>, CpuError> {
     let isa = Isa::detect();
-    let options = LoadOptions { draft: model.draft.clone(), shadow: model.shadow, threads: 2, isa };
+    let options = LoadOptions {
+        draft: model.draft.clone().map(DraftFormats::from),
+        shadow: model.shadow,
+        threads: 2,
+        isa,
+    };
     CpuModel::load(&model.spec, model.source(), options, |_| ()).map(Arc::new)
 }
 
@@ -83,8 +88,12 @@ fn a_mixed_checkpoint_is_kept_exactly() {
 fn progress_reaches_the_end() {
     let model = TinyModel { precision: Precision::Bf16, ..model(Architecture::Qwen3) };
     let mut last = None;
-    let options =
-        LoadOptions { draft: model.draft.clone(), shadow: true, threads: 2, isa: Isa::detect() };
+    let options = LoadOptions {
+        draft: model.draft.clone().map(DraftFormats::from),
+        shadow: true,
+        threads: 2,
+        isa: Isa::detect(),
+    };
     CpuModel::load(&model.spec, model.source(), options, |progress| {
         assert!(last.is_none_or(|last: rewind_cpu::Progress| last.done < progress.done));
         last = Some(progress);
@@ -107,7 +116,7 @@ fn defects_name_the_tensor() {
             }
             Ok::<_, Infallible>(tensor)
         };
-        let draft = draft.map(Mixture::from);
+        let draft = draft.map(DraftFormats::from);
         let options = LoadOptions { draft, shadow: true, threads: 2, isa: Isa::detect() };
         CpuModel::load(spec, source, options, |_| ()).expect_err("spoiled").to_string()
     };

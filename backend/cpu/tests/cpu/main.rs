@@ -3,4 +3,5 @@
 mod flaws;
 mod loading;
 mod settings;
+mod stored;
 mod threads;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rewind_checkpoint::{Checkpoint, ModelSpec};
+use rewind_checkpoint::ModelSpec;
 use rewind_cpu::{Config, CpuExecutor, CpuModel, Isa, LoadOptions};
 use rewind_engine::Executor;
 
@@ -67,18 +67,23 @@ fn pack(
 ) -> Result<CpuModel, LoadError> {
     let isa = Isa::detect();
     let both = LoadOptions { draft: Some(source.draft.clone()), shadow: true, threads, isa };
-    let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
+    let mut draft = |what: LoadOptions, part: f32| {
         CpuModel::load(
-            from.spec(),
-            |tensor| from.tensor(tensor),
+            source.model.spec(),
+            |tensor| source.draft_tensor(tensor),
             what,
-            |p| progress(done + part * p.done as f32 / p.total.max(1) as f32),
+            |p| progress(part * p.done as f32 / p.total.max(1) as f32),
         )
     };
-    let Some(shadow) = source.shadow else { return Ok(load(source.model, both, 0.0, 1.0)?) };
+    let Some(shadow) = source.shadow else { return Ok(draft(both, 1.0)?) };
     let full = LoadOptions { draft: None, ..both.clone() };
-    let draft = load(source.model, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
-    let shadow = load(shadow, full, 0.5, 0.5)?;
+    let draft = draft(LoadOptions { shadow: false, ..both }, 0.5)?;
+    let shadow = CpuModel::load(
+        shadow.spec(),
+        |tensor| shadow.tensor(tensor),
+        full,
+        |p| progress(0.5 + 0.5 * p.done as f32 / p.total.max(1) as f32),
+    )?;
     Ok(draft.with_shadow_of(shadow))
 }
 

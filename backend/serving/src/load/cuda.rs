@@ -3,7 +3,7 @@
 //! What will be needed is known from the shapes, so a model that does not fit is refused before a
 //! weight is read, with what would fit; the executor itself can only say how far it came.
 
-use rewind_checkpoint::{Checkpoint, ModelSpec};
+use rewind_checkpoint::ModelSpec;
 use rewind_cuda::{Config, CudaError, CudaExecutor, CudaModel, Driver, LoadOptions};
 use rewind_engine::Executor;
 use rewind_kernels::Device;
@@ -105,15 +105,19 @@ fn pack(
         threads: source.threads(),
         placement: source.options.shadow_placement.into(),
     };
-    let mut load = |from: &Checkpoint, what: LoadOptions, done: f32, part: f32| {
+    let mut draft = |what: LoadOptions, part: f32| {
         model.load(
-            |tensor| from.tensor(tensor),
+            |tensor| source.draft_tensor(tensor),
             what,
-            |p| progress(done + part * p.done as f32 / p.total.max(1) as f32),
+            |p| progress(part * p.done as f32 / p.total.max(1) as f32),
         )
     };
-    let Some(shadow) = source.shadow else { return load(source.model, both, 0.0, 1.0) };
+    let Some(shadow) = source.shadow else { return draft(both, 1.0) };
     let full = LoadOptions { draft: None, ..both.clone() };
-    load(source.model, LoadOptions { shadow: false, ..both }, 0.0, 0.5)?;
-    load(shadow, full, 0.5, 0.5)
+    draft(LoadOptions { shadow: false, ..both }, 0.5)?;
+    model.load(
+        |tensor| shadow.tensor(tensor),
+        full,
+        |p| progress(0.5 + 0.5 * p.done as f32 / p.total.max(1) as f32),
+    )
 }

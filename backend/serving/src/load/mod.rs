@@ -3,9 +3,9 @@
 mod cpu;
 mod cuda;
 
-use rewind_checkpoint::Checkpoint;
+use rewind_checkpoint::{Checkpoint, CheckpointError, Tensor, TensorName};
 use rewind_engine::Limits;
-use rewind_formats::Mixture;
+use rewind_formats::DraftFormats;
 
 use crate::device::Processor;
 use crate::executor::AnyExecutor;
@@ -16,12 +16,12 @@ use crate::sizing;
 
 /// What is to be loaded.
 pub(crate) struct Source<'a> {
-    /// The model: the draft is quantized from it.
+    /// The model: the draft is quantized from it, or kept as it is there.
     pub(crate) model: &'a Checkpoint,
-    /// Another checkpoint of the shadow weights, if they are not the model's own.
+    /// The checkpoint that the shadow is read from apart from the draft, if it is: see [`separate_shadow`].
     pub(crate) shadow: Option<&'a Checkpoint>,
     /// Formats of the draft.
-    pub(crate) draft: &'a Mixture,
+    pub(crate) draft: &'a DraftFormats,
     /// What the owner set.
     pub(crate) options: &'a Options,
 }
@@ -39,7 +39,25 @@ pub(crate) struct Loaded {
     pub(crate) kernels: Vec<String>,
 }
 
+/// The checkpoint that the shadow is read from, if not in one go with the draft: another one, or, where the draft
+/// is kept as it is stored, the same in its other form, so that the shadow does not depend on the draft.
+pub(crate) fn separate_shadow<'a>(
+    model: &'a Checkpoint,
+    shadow: Option<&'a Checkpoint>,
+    draft: &DraftFormats,
+) -> Option<&'a Checkpoint> {
+    shadow.or_else(|| (*draft == DraftFormats::Stored).then_some(model))
+}
+
 impl Source<'_> {
+    /// A tensor of the draft, or of draft and shadow where they are read in one go.
+    fn draft_tensor(&self, tensor: TensorName) -> Result<Tensor, CheckpointError> {
+        match self.draft {
+            DraftFormats::Stored => self.model.stored_tensor(tensor),
+            DraftFormats::Mixture(_) => self.model.tensor(tensor),
+        }
+    }
+
     /// Refuses sizes that cannot do on this processor, before any weight is read.
     pub(crate) fn check(&self, processor: Processor) -> Result<(), LoadError> {
         let spec = self.model.spec();

@@ -13,8 +13,9 @@ const HEIGHT: u32 = 420;
 
 const FONT: &str = "sans-serif";
 const OURS: RGBColor = RGBColor(0, 105, 180);
+const THEIRS: RGBColor = RGBColor(210, 90, 0);
 
-/// Draws perplexity relative to the shadow's against bits a weight into the SVG file `path`.
+/// Draws perplexity relative to the shadow's against bytes into the SVG file `path`.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -27,35 +28,44 @@ fn try_draw(found: &[Found], path: &Path) -> Result<(), Box<dyn std::error::Erro
     let height = HEIGHT * u32::try_from(TEXTS.len())?;
     let canvas = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     canvas.fill(&WHITE)?;
-    let Some((shadow, drafts)) = found.split_first() else { return Ok(canvas.present()?) };
+    let Some((_, drafts)) = found.split_first() else { return Ok(canvas.present()?) };
     for (text, area) in canvas.split_evenly((TEXTS.len(), 1)).iter().enumerate() {
-        let of = |one: &Found| one.scores.get(text).map_or(f64::NAN, |score| score.perplexity);
-        let points: Vec<_> = drafts
-            .iter()
-            .map(|one| (one.bits, 100.0 * (of(one) / of(shadow) - 1.0), one.name.as_str()))
-            .collect();
+        let more = |one: &Found| {
+            let score = one.scores.get(text)?;
+            let shadow = score.shadow.as_ref()?.perplexity;
+            Some(100.0 * (score.perplexity / shadow - 1.0))
+        };
+        let megabytes = |one: &Found| one.bytes as f64 / 1e6;
+        let points: Vec<_> =
+            drafts.iter().filter_map(|one| Some((megabytes(one), more(one)?, one))).collect();
         let high = points.iter().map(|point| point.1).fold(1.0, f64::max) * 1.15;
         let low = points.iter().map(|point| point.1).fold(0.0, f64::min) - 0.05 * high;
-        let widest = points.iter().map(|point| point.0).fold(0.0, f64::max) + 1.0;
+        let widest = points.iter().map(|point| point.0).fold(1.0, f64::max) * 1.08;
+        let narrowest = points.iter().map(|point| point.0).fold(widest, f64::min) * 0.93;
         let (name, _) = TEXTS[text];
-        let title = format!("{name}: perplexity above the {SHADOW}'s, by bits a weight");
+        let title = format!("{name}: perplexity above the {SHADOW}'s, by megabytes");
         let mut chart = ChartBuilder::on(area)
             .caption(title, (FONT, 17))
             .margin(12)
             .x_label_area_size(34)
             .y_label_area_size(60)
-            .build_cartesian_2d(4.0..widest, low..high)?;
+            .build_cartesian_2d(narrowest..widest, low..high)?;
         chart
             .configure_mesh()
             .x_labels(14)
+            .x_label_formatter(&|size| format!("{size:.0}"))
             .y_label_formatter(&|more| format!("{more:.0} %"))
             .light_line_style(WHITE)
             .label_style((FONT, 13))
             .draw()?;
-        for (bits, more, name) in points {
-            let place = chart.backend_coord(&(bits, more));
-            chart.draw_series([Circle::new((bits, more), 4, OURS.filled())])?;
-            canvas.draw(&Text::new(name.to_owned(), (place.0 + 7, place.1 - 6), (FONT, 12)))?;
+        for (size, more, one) in points {
+            let (colour, name) = match one.peer {
+                true => (THEIRS, format!("{}, llama.cpp", one.name)),
+                false => (OURS, one.name.clone()),
+            };
+            let place = chart.backend_coord(&(size, more));
+            chart.draw_series([Circle::new((size, more), 4, colour.filled())])?;
+            canvas.draw(&Text::new(name, (place.0 + 7, place.1 - 6), (FONT, 12)))?;
         }
     }
     canvas.present()?;
@@ -75,7 +85,8 @@ mod tests {
         let path = folder.path().join("plot.svg");
         draw(&found(), &path).unwrap();
         let svg = fs::read_to_string(&path).unwrap();
-        assert_eq!(svg.matches("<circle").count(), TEXTS.len());
+        assert_eq!(svg.matches("<circle").count(), 2 * TEXTS.len());
         assert_eq!(svg.matches("nf4").count(), TEXTS.len());
+        assert_eq!(svg.matches("Q4_0, llama.cpp").count(), TEXTS.len());
     }
 }
