@@ -97,7 +97,7 @@ pub(crate) fn stream(
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, Write};
+    use std::io::{BufRead, Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
@@ -127,10 +127,16 @@ mod tests {
         let listening = thread::spawn(move || {
             let (mut client, _) = listener.accept().unwrap();
             let mut request = BufReader::new(client.try_clone().unwrap());
-            let mut line = String::new();
+            // All of the request: a connection that is closed with something unread is reset, and the client may
+            // lose what it was sent.
+            let (mut line, mut body) = (String::new(), 0);
             while request.read_line(&mut line).unwrap() > 2 {
+                if let Some(length) = line.to_lowercase().strip_prefix("content-length:") {
+                    body = length.trim().parse().unwrap();
+                }
                 line.clear();
             }
+            io::copy(&mut request.take(body), &mut io::sink()).unwrap();
             answer(&mut client);
         });
         let folder = tempfile::tempdir().unwrap();

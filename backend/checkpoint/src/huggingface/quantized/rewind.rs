@@ -1,4 +1,4 @@
-//! Folders of `rewind quantize`: matrices in the formats of drafts, byte for byte.
+//! Rewind's own folders: matrices in the formats of drafts, byte for byte.
 //!
 //! The header of the safetensors file says `format` "rewind", `version` "1", and for each packed matrix NAME: `NAME`,
 //! its format, and `NAME.cols`, its columns. Its tensors are `NAME.codes` U8 `[rows, bytes of a row]` in the
