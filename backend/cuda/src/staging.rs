@@ -331,8 +331,7 @@ mod tests {
             (0..5).map(|position| row(2, position, prompt, Outputs::default())).collect();
         let mut generated = row(1, 40, RowClass::Generated, choosing(40, Sampling::GREEDY));
         generated.input = Input::LastOf(Slot(1));
-        let fused =
-            Fused { bias: 1.0, entropy: 2.0, varentropy: 3.0, ln_top1: 4.0, margin: 5.0 };
+        let fused = Fused { bias: 1.0, entropy: 2.0, varentropy: 3.0, ln_top1: 4.0, margin: 5.0 };
         generated.gate = Some(Gate { detector: Detector::Fused(fused), threshold: 0.25 });
         rows.push(generated);
         let sampling = Sampling { temperature: 0.5, top_k: 7, ..Sampling::GREEDY };

@@ -167,7 +167,9 @@ pub enum Refusal {
         limit: usize,
     },
     /// The prompt has no gate to choose.
-    #[error("the gate is to be chosen by the prompt and there are no candidates: give at least one")]
+    #[error(
+        "the gate is to be chosen by the prompt and there are no candidates: give at least one"
+    )]
     NoGate,
     /// The policy and another setting exclude each other.
     #[error("{0}")]

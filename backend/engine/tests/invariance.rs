@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Decision, Engine, Event, FinishReason, GateChoice, Limits, Policy, Request, RequestId, Selection,
-    Settings, Stop, Weights,
+    Decision, Engine, Event, FinishReason, GateChoice, Limits, Policy, Request, RequestId,
+    Selection, Settings, Stop, Weights,
 };
 use rewind_monitor::{Candidate, Detector, Fused, Gate, PromptEntropies};
 use support::{EOS, HashModel, limits};

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Core, Event, ExecutorError, GateChoice, Limits, PageId, Pass, Passes, Pin, Policy, Request, RequestId,
-    RowClass, RowResult, Selection, Settings, Stop, Token, Weights,
+    Core, Event, ExecutorError, GateChoice, Limits, PageId, Pass, Passes, Pin, Policy, Request,
+    RequestId, RowClass, RowResult, Selection, Settings, Stop, Token, Weights,
 };
 use rewind_monitor::{Candidate, Detector, Gate, PromptEntropies, Statistics};
 use stateright::{Checker, Model, Property};
@@ -53,12 +53,7 @@ fn request(policy: Policy, max_tokens: u32, stop: &[&str]) -> Request {
 fn choosing_gate(request: Request) -> Request {
     let candidate = |mean, threshold| Candidate {
         gate: Gate { detector: Detector::Entropy, threshold },
-        prompts: PromptEntropies {
-            mean,
-            mean_deviation: 1.0,
-            spread: 0.0,
-            spread_deviation: 1.0,
-        },
+        prompts: PromptEntropies { mean, mean_deviation: 1.0, spread: 0.0, spread_deviation: 1.0 },
     };
     let candidates = [candidate(5.0, 1.0), candidate(0.5, 0.25)];
     Request { gate: GateChoice::ByPrompt(candidates.into()), ..request }

@@ -50,7 +50,9 @@ const FEWEST_TOKENS: u64 = 1000;
 
 /// A budget is a share of tokens above 0, below 1.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the rewind budget is {0}: it must be above 0 and below 1, the share of tokens that may be rewound")]
+#[error(
+    "the rewind budget is {0}: it must be above 0 and below 1, the share of tokens that may be rewound"
+)]
 pub struct BadBudget(pub f64);
 
 /// An offset of the threshold, as a request gets it at admission.
@@ -312,19 +314,30 @@ mod tests {
         assert_eq!(controller.noise_floors(), -2.0);
     }
 
-    /// A rate that falls with the offset: steps down at some places, and slopes between them.
-    fn falling() -> impl Strategy<Value = impl Fn(f32) -> f64 + Clone> {
-        let steps = prop::collection::vec((-6_f32..6.0, 0.0..0.6), 0..6);
-        (0.0..1.0, 0.0..0.2, steps).prop_map(|(top, slope, steps): (f64, f64, Vec<(f32, f64)>)| {
-            move |offset: f32| {
-                let fallen: f64 = steps
-                    .iter()
-                    .filter(|(place, _)| offset >= *place)
-                    .map(|(_, height)| *height)
-                    .sum();
-                (top - slope * f64::from(offset) - fallen).clamp(0.0, 1.0)
-            }
-        })
+    /// Traffic whose rate of suspect steps falls with the offset: at some places at once, and slowly
+    /// between them.
+    #[derive(Clone, Debug)]
+    struct Plant {
+        top: f64,
+        slope: f64,
+        falls: Vec<(f32, f64)>,
+    }
+
+    impl Plant {
+        fn rate(&self, offset: f32) -> f64 {
+            let fallen: f64 = self
+                .falls
+                .iter()
+                .filter(|(place, _)| offset >= *place)
+                .map(|(_, height)| *height)
+                .sum();
+            (self.top - self.slope * f64::from(offset) - fallen).clamp(0.0, 1.0)
+        }
+    }
+
+    fn plant() -> impl Strategy<Value = Plant> {
+        let falls = prop::collection::vec((-6_f32..6.0, 0.0..0.6), 0..6);
+        (0.0..1.0, 0.0..0.2, falls).prop_map(|(top, slope, falls)| Plant { top, slope, falls })
     }
 
     proptest! {
@@ -356,22 +369,22 @@ mod tests {
 
         /// On traffic that does not change it comes to rest, and then it stays.
         #[test]
-        fn converges_and_stays(budget in 0.01..0.99, rate in falling()) {
+        fn converges_and_stays(budget in 0.01..0.99, plant in plant()) {
             let mut controller = controller(budget);
             for _ in 0..SEARCH {
-                let now = rate(controller.noise_floors());
-                measure(&mut controller, now);
+                let rate = plant.rate(controller.noise_floors());
+                measure(&mut controller, rate);
             }
             let rest = controller.noise_floors();
             for _ in 0..SEARCH {
-                measure(&mut controller, rate(rest));
+                measure(&mut controller, plant.rate(rest));
                 prop_assert_eq!(controller.noise_floors(), rest);
             }
             // It rests where it should: in the dead band; or at the bound, with the budget beyond it;
             // or next to a place where the rate crosses the budget.
-            let (error, band) = (rate(rest) - budget, controller.band() + 1e-6);
+            let (error, band) = (plant.rate(rest) - budget, controller.band() + 1e-6);
             let near = 2.0 * SMALLEST_STEP;
-            let (below, above) = (rate(rest - near) - budget, rate(rest + near) - budget);
+            let (below, above) = (plant.rate(rest - near) - budget, plant.rate(rest + near) - budget);
             let crossed = below >= -band && above <= band;
             let beyond = rest == BOUND && error > 0.0 || rest == -BOUND && error < 0.0;
             prop_assert!(

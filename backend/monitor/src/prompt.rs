@@ -129,12 +129,7 @@ mod tests {
     fn candidate(mean: f64, spread: f64) -> Candidate {
         Candidate {
             gate: Gate { detector: Detector::Entropy, threshold: mean as f32 },
-            prompts: PromptEntropies {
-                mean,
-                mean_deviation: 0.5,
-                spread,
-                spread_deviation: 0.25,
-            },
+            prompts: PromptEntropies { mean, mean_deviation: 0.5, spread, spread_deviation: 0.25 },
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rewind_engine::{Event, Policy, RewindReason};
-use rewind_monitor::controller::{BadBudget, Offset};
 use rewind_monitor::Controller;
+use rewind_monitor::controller::{BadBudget, Offset};
 
 /// A controller that whoever prepares requests shares with whoever sees them end.
 #[derive(Debug)]
@@ -101,7 +101,8 @@ mod tests {
             budget.finished(&tally);
             budget.noise_floors()
         };
-        for policy in [Policy::Off, Policy::Observe, Policy::Lossless { tokens: 2 }, Policy::Shadow] {
+        for policy in [Policy::Off, Policy::Observe, Policy::Lossless { tokens: 2 }, Policy::Shadow]
+        {
             assert_eq!(spend(policy), 0.0, "{policy}");
         }
         assert!(spend(Policy::Step { refresh: 0 }) > 0.0);

@@ -197,7 +197,8 @@ impl Options {
             "profiles" => self.profiles = Some(relative(folder, key, value)?),
             "rewind_budget" => {
                 let share = value.parse().ok().filter(|&share| share > 0.0 && share < 1.0);
-                let allowed = "a number above 0 and below 1, the share of tokens that may be rewound";
+                let allowed =
+                    "a number above 0 and below 1, the share of tokens that may be rewound";
                 self.rewind_budget = Some(share.ok_or_else(|| told(allowed))?);
             }
             "device" => self.device = value.parse()?,

@@ -58,9 +58,7 @@ impl Profiles {
         let default = self.select(None).map_err(LoadError::DefaultProfile)?;
         for profile in default.all() {
             let name = profile.name.clone();
-            profile
-                .gate(detector, 1.0)
-                .map_err(|source| LoadError::Profile { name, source })?;
+            profile.gate(detector, 1.0).map_err(|source| LoadError::Profile { name, source })?;
         }
         Ok(())
     }

@@ -388,7 +388,8 @@ fn domains(change: impl FnOnce(&mut Options)) -> (TempDir, Arc<Model>, AnyEngine
 
 #[test]
 fn requests_pick_profiles_of_the_folder_by_name() {
-    let (_profiles, model, _) = domains(|o| o.thermometer = ThermometerSetting::Fixed(Celsius(80.0)));
+    let (_profiles, model, _) =
+        domains(|o| o.thermometer = ThermometerSetting::Fixed(Celsius(80.0)));
     let prepare = |parameters: &str| model.prepare(text("hi"), &json(parameters));
     let fused = prepare(r#"{"profile": "near", "detector": "fused"}"#).unwrap().frozen;
     assert_eq!((&*fused.profile, fused.gate.threshold), ("near", 1.375));
@@ -407,7 +408,11 @@ fn requests_pick_profiles_of_the_folder_by_name() {
 
 #[test]
 fn the_prompt_chooses_a_profile_in_any_company() {
-    let prompts = ["hello", "the llama and the hen", "a much longer prompt, which has more tokens than are looked at"];
+    let prompts = [
+        "hello",
+        "the llama and the hen",
+        "a much longer prompt, which has more tokens than are looked at",
+    ];
     let prepare = |model: &Model, prompt: &str, more: &str| {
         let parameters = format!(
             r#"{{"detector": "fused", "temperature": 0, "max_tokens": 20, "ignore_eos": true {more}}}"#

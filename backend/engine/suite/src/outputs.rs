@@ -10,8 +10,8 @@ use rewind_formats::{Format, Group};
 use rewind_monitor::{Detector, Gate, Statistics, oracle};
 
 use crate::bench::{
-    Bench, DETECTORS, decisions, everything, generated, greedy, logits_of, prompt, prompt_rows, row,
-    same_row,
+    Bench, DETECTORS, decisions, everything, generated, greedy, logits_of, prompt, prompt_rows,
+    row, same_row,
 };
 use crate::model::{Oddity, Precision, TinyModel, small_spec};
 use crate::{Case, Machine};

@@ -194,12 +194,8 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
     ];
     // Two kinds of prompts that all prompts here lie between.
     let candidate = |gate| {
-        let prompts = PromptEntropies {
-            mean: 2.0,
-            mean_deviation: 1.0,
-            spread: 0.2,
-            spread_deviation: 0.2,
-        };
+        let prompts =
+            PromptEntropies { mean: 2.0, mean_deviation: 1.0, spread: 0.2, spread_deviation: 0.2 };
         Candidate { gate, prompts }
     };
     let other = |gate: &Gate| {

@@ -118,7 +118,11 @@ impl Check<'_> {
                 for (&value, last) in point.iter().zip(last) {
                     self.number(&key("roc"), value, Allowed::Share)?;
                     if value < last {
-                        return Err(self.error(key("roc"), value, "no smaller than in the point before"));
+                        return Err(self.error(
+                            key("roc"),
+                            value,
+                            "no smaller than in the point before",
+                        ));
                     }
                 }
                 last = *point;
@@ -127,7 +131,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn interval(&self, key: &str, [low, high]: [f64; 2], allowed: Allowed) -> Result<(), ProfileError> {
+    fn interval(
+        &self,
+        key: &str,
+        [low, high]: [f64; 2],
+        allowed: Allowed,
+    ) -> Result<(), ProfileError> {
         self.number(key, low, allowed)?;
         self.number(key, high, allowed)?;
         if high < low {
@@ -137,7 +146,11 @@ impl Check<'_> {
     }
 
     fn number(&self, key: &str, value: f64, allowed: Allowed) -> Result<(), ProfileError> {
-        if allowed.fits(value) { Ok(()) } else { Err(self.error(key.into(), value, allowed.text())) }
+        if allowed.fits(value) {
+            Ok(())
+        } else {
+            Err(self.error(key.into(), value, allowed.text()))
+        }
     }
 
     fn error(&self, key: String, value: f64, allowed: &'static str) -> ProfileError {
