@@ -151,7 +151,7 @@ struct Choice {
     uint32_t slot;     // whose last token it becomes; NONE: no token is chosen
     uint32_t position; // of the token to choose; PADDING: the row is none
     uint32_t flags;    // CHOICE_*
-    uint32_t detector; // 0 entropy, 1 top1, 2 margin
+    uint32_t detector; // DETECTOR_*
     float threshold;
     float temperature; // 0: greedy
     float top_p;
@@ -168,7 +168,17 @@ struct Choice {
     uint32_t banned_count;
     uint32_t mask; // first word of the allowed tokens, 32 a word, for the whole vocabulary; NONE: all. The host has dropped masks that allow nothing
     uint32_t logprobs; // best ones wanted
+    float fused_bias; // weights of DETECTOR_FUSED; finish.cu has the formula
+    float fused_entropy;
+    float fused_varentropy;
+    float fused_ln_top1;
+    float fused_margin;
+    uint32_t unused;
 };
+constexpr uint32_t DETECTOR_ENTROPY = 0;
+constexpr uint32_t DETECTOR_TOP1 = 1;
+constexpr uint32_t DETECTOR_MARGIN = 2;
+constexpr uint32_t DETECTOR_FUSED = 3;
 constexpr uint32_t CHOICE_SUMS = 1;     // statistics are wanted or judged
 constexpr uint32_t CHOICE_GATE = 2;     // compare with the threshold
 constexpr uint32_t CHOICE_GENERAL = 4;  // bias, penalties, mask, bans or filters: not decided by tiles alone

@@ -93,12 +93,28 @@ DEVICE void put_statistics(Answer &answer, const Sums &sums, float max) {
     answer.top1 = float(1.0 / sums.z);
 }
 
-// rewind_monitor::Gate::is_suspect of a finite row.
+// rewind_monitor::Fused::logit of a finite row, to the bit: products of two f32 are exact in f64, so it does not
+// matter which of them a compiler fuses with the addition.
+DEVICE float fused_logit(const Answer &answer, const Choice &choice) {
+    if (answer.margin == INFINITE) {
+        return -INFINITE;
+    }
+    const float ln_top1 = float(logarithm(double(answer.top1)));
+    double sum = double(choice.fused_bias);
+    sum = sum + double(choice.fused_entropy) * double(answer.entropy);
+    sum = sum + double(choice.fused_varentropy) * double(answer.varentropy);
+    sum = sum + double(choice.fused_ln_top1) * double(ln_top1);
+    sum = sum + double(choice.fused_margin) * double(answer.margin);
+    return float(sum);
+}
+
+// rewind_monitor::Gate::is_suspect of a finite row: a score that is no number is suspect too.
 DEVICE bool exceeds(const Answer &answer, const Choice &choice) {
-    const float score = choice.detector == 0   ? answer.entropy
-                        : choice.detector == 1 ? 1.0f - answer.top1
-                                               : -answer.margin;
-    return score > choice.threshold;
+    const float score = choice.detector == DETECTOR_ENTROPY  ? answer.entropy
+                        : choice.detector == DETECTOR_TOP1   ? 1.0f - answer.top1
+                        : choice.detector == DETECTOR_MARGIN ? -answer.margin
+                                                             : fused_logit(answer, choice);
+    return !(score <= choice.threshold);
 }
 
 // The two best scores of a row, of which none outside the tiles whose upper bound reaches `floor` can be one.
@@ -180,9 +196,12 @@ KERNEL(finish, FinishArguments, FINISH_THREADS, 2) {
             answer.runner_up = leaders.is_alone() ? NONE : leaders.runner_up;
             answer.margin = leaders.margin(scores.sampled ? scores.temperature : 1.0);
         }
-        answer.suspect = (choice.flags & CHOICE_GATE) != 0 && exceeds(answer, choice) ? 1 : 0;
     }
     if (thread() == 0) {
+        // By one thread: f64 logarithms are dear.
+        if (extent.finite != 0 && (choice.flags & CHOICE_GATE) != 0) {
+            answer.suspect = exceeds(answer, choice) ? 1 : 0;
+        }
         arguments.answers.store(row, answer);
         if (chooses && (choice.flags & CHOICE_QUIET) == 0) {
             arguments.last.store(choice.slot, answer.token == NONE ? 0 : answer.token);

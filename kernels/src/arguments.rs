@@ -280,7 +280,7 @@ pub struct Choice {
     pub position: u32,
     /// CHOICE_*
     pub flags: u32,
-    /// 0 entropy, 1 top1, 2 margin
+    /// DETECTOR_*
     pub detector: u32,
     /// threshold
     pub threshold: f32,
@@ -314,7 +314,31 @@ pub struct Choice {
     pub mask: u32,
     /// best ones wanted
     pub logprobs: u32,
+    /// weights of DETECTOR_FUSED; finish.cu has the formula
+    pub fused_bias: f32,
+    /// fused_entropy
+    pub fused_entropy: f32,
+    /// fused_varentropy
+    pub fused_varentropy: f32,
+    /// fused_ln_top1
+    pub fused_ln_top1: f32,
+    /// fused_margin
+    pub fused_margin: f32,
+    /// unused
+    pub unused: u32,
 }
+
+/// DETECTOR_ENTROPY
+pub const DETECTOR_ENTROPY: u32 = 0;
+
+/// DETECTOR_TOP1
+pub const DETECTOR_TOP1: u32 = 1;
+
+/// DETECTOR_MARGIN
+pub const DETECTOR_MARGIN: u32 = 2;
+
+/// DETECTOR_FUSED
+pub const DETECTOR_FUSED: u32 = 3;
 
 /// statistics are wanted or judged
 pub const CHOICE_SUMS: u32 = 1;

@@ -5,7 +5,10 @@
 //! [`Choice`]; lists of any length (bias, seen and banned tokens, masks) lie in one array that
 //! [`Lists`] fills.
 
-use crate::arguments::{CHOICE_GENERAL, Choice, HEAD_TILE, IN_PROMPT, Matrix, NONE, PADDING};
+use crate::arguments::{
+    CHOICE_GENERAL, Choice, DETECTOR_ENTROPY, DETECTOR_FUSED, HEAD_TILE, IN_PROMPT, Matrix, NONE,
+    PADDING,
+};
 use crate::geometry::Geometry;
 use crate::product;
 
@@ -95,7 +98,7 @@ impl Choice {
         slot: NONE,
         position: PADDING,
         flags: 0,
-        detector: 0,
+        detector: DETECTOR_ENTROPY,
         threshold: 0.0,
         temperature: 0.0,
         top_p: 1.0,
@@ -112,7 +115,26 @@ impl Choice {
         banned_count: 0,
         mask: NONE,
         logprobs: 0,
+        fused_bias: 0.0,
+        fused_entropy: 0.0,
+        fused_varentropy: 0.0,
+        fused_ln_top1: 0.0,
+        fused_margin: 0.0,
+        unused: 0,
     };
+
+    /// Has the row judged by the fused detector: bias, then the weights of entropy, varentropy, ln top1
+    /// and margin.
+    pub fn judge_fused(&mut self, weights: [f32; 5]) {
+        self.detector = DETECTOR_FUSED;
+        [
+            self.fused_bias,
+            self.fused_entropy,
+            self.fused_varentropy,
+            self.fused_ln_top1,
+            self.fused_margin,
+        ] = weights;
+    }
 
     /// Sets or clears [`CHOICE_GENERAL`], once everything else is in place: whether bias, penalties,
     /// exclusions or filters have a say.

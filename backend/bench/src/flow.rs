@@ -106,7 +106,7 @@ impl Flow<'_> {
             stop: Stop::default(),
             sampling: Sampling::GREEDY,
             policy: self.policy,
-            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY }.into(),
             prefill: Weights::Full,
             logprobs: None,
         }
@@ -141,7 +141,7 @@ impl Sums {
                 }
             }
             Event::Rewound { tokens, .. } if timed => self.discarded += u64::from(tokens),
-            Event::Rewound { .. } => {}
+            Event::GateChosen { .. } | Event::Rewound { .. } => {}
             Event::Finished { .. } | Event::Cancelled { .. } => self.ended = true,
             Event::Failed { error, .. } => return Err(error.into()),
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use rewind_monitor::{Detector, ThermometerSetting};
+use rewind_monitor::{DetectorName, ThermometerSetting};
 use rewind_serving::{
     Device, Draft, Options, Parameters, PolicyName, ShadowPlacement, Value, parse_bytes,
 };
@@ -33,9 +33,12 @@ pub(crate) struct ModelArguments {
     /// Longest sequence, prompt and answer, in tokens.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=i64::from(i32::MAX)))]
     pub(crate) max_sequence_length: Option<u32>,
-    /// Domain profile: a built-in name, or a .toml file.
+    /// Domain profile: a built-in name or one in --profiles, auto to have the prompt choose, or a .toml file.
     #[arg(long, default_value = "default")]
     pub(crate) profile: String,
+    /// Folder of further profiles, .toml files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) profiles: Option<PathBuf>,
     /// Source of the chip temperature: auto, none, hwmon, nvml or fixed:T.
     #[arg(long, default_value = "auto")]
     pub(crate) thermometer: ThermometerSetting,
@@ -53,6 +56,7 @@ impl ModelArguments {
             kv_memory: self.kv_memory,
             max_sequence_length: self.max_sequence_length,
             profile: self.profile.clone(),
+            profiles: self.profiles.clone(),
             thermometer: self.thermometer,
             ..Options::new(self.model.clone())
         }
@@ -72,9 +76,9 @@ pub(crate) struct GateArguments {
     /// Draft positions that a rewind writes anew, in the policies step and window.
     #[arg(long, value_name = "N")]
     pub(crate) refresh: Option<u32>,
-    /// Statistic that is judged: entropy, top1 or margin.
+    /// What is judged: entropy, top1, margin or fused.
     #[arg(long)]
-    pub(crate) detector: Option<Detector>,
+    pub(crate) detector: Option<DetectorName>,
     /// Execution threshold, in the unit of the detector; the profile's if not given.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) threshold: Option<f32>,

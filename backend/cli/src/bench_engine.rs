@@ -186,7 +186,7 @@ fn run_round(
                         answer.response_timestamps.push(now);
                     }
                 }
-                Event::Rewound { .. } => {}
+                Event::GateChosen { .. } | Event::Rewound { .. } => {}
                 Event::Finished { .. } => {
                     if let Some((client, answer)) = open.remove(&id) {
                         requests.push(answer);

@@ -8,7 +8,7 @@ use clap::Args;
 use console::Style;
 use rewind_engine::{Committed, Decision, Event};
 use rewind_monitor::Gate;
-use rewind_serving::{Parameters, PolicyName, Prepared, Prompt, Value};
+use rewind_serving::{Frozen, Parameters, PolicyName, Prepared, Prompt, Value};
 use serde::Serialize;
 
 use crate::arguments::{GateArguments, ModelArguments, SamplingArguments, set_number, set_policy};
@@ -87,27 +87,30 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prompt = arguments.prompt.read()?;
     let (model, mut engine) = progress::load(options)?;
 
-    let Prepared { request, prompt_tokens, seed, gate, thermal_coefficient, .. } =
+    let Prepared { request, prompt_tokens, seed, frozen, candidates, .. } =
         model.prepare(prompt, &parameters)?;
     let policy = request.policy;
     let mut terminal = Terminal::new(arguments.json);
     let mut traces = run_all(&mut engine, vec![request], |_, event| terminal.show(event))?;
     ensure!(traces.len() == 1, "the engine lost the request");
     let trace = traces.remove(0);
+    let chosen = trace.candidate.and_then(|candidate| candidates.get(candidate));
+    let Frozen { profile, gate, thermal_coefficient } = chosen.unwrap_or(&frozen);
 
     let answer = Answer {
         policy: policy.to_string(),
         prompt_tokens,
         seed,
+        profile,
         detector: gate.detector.name(),
         threshold: finite(gate.threshold),
-        thermal_coefficient,
+        thermal_coefficient: *thermal_coefficient,
         finish_reason: trace.finish.name(),
         rewinds: trace.rewinds.len(),
         rewound_tokens: trace.rewinds.iter().map(|rewind| rewind.tokens).sum(),
         token_ids: trace.ids(),
         text: &trace.text,
-        tokens: trace.tokens.iter().map(|committed| Token::new(committed, gate)).collect(),
+        tokens: trace.tokens.iter().map(|committed| Token::new(committed, *gate)).collect(),
         timings: Timings::new(&trace, prompt_tokens),
     };
     if arguments.json {
@@ -171,6 +174,7 @@ struct Answer<'a> {
     policy: String,
     prompt_tokens: u32,
     seed: u64,
+    profile: &'a str,
     detector: &'static str,
     threshold: Option<f32>,
     thermal_coefficient: f32,

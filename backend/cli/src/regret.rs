@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rewind_engine::{Decision, Executor, RewindReason, Token, Weights};
+use rewind_monitor::profile::AUTO;
 use rewind_serving::{AnyEngine, Model, Parameters, PolicyName, Prompt, Value};
 use serde::Serialize;
 
@@ -81,6 +82,7 @@ struct Report {
     draft: String,
     draft_identity: String,
     shadow_identity: String,
+    profile: String,
     detector: &'static str,
     threshold: Option<f32>,
     thermal_coefficient: f32,
@@ -127,9 +129,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         draft: arguments.model.draft.to_string(),
         draft_identity: engine.executor().identity(Weights::Draft),
         shadow_identity: engine.executor().identity(Weights::Full),
-        detector: first.gate.detector.name(),
-        threshold: finite(first.gate.threshold),
-        thermal_coefficient: first.thermal_coefficient,
+        profile: match first.candidates[..] {
+            [] => first.frozen.profile.to_string(),
+            _ => AUTO.into(),
+        },
+        detector: first.frozen.gate.detector.name(),
+        // Each prompt may choose another.
+        threshold: finite(first.frozen.gate.threshold).filter(|_| first.candidates.is_empty()),
+        thermal_coefficient: first.frozen.thermal_coefficient,
         temperature: arguments.sampling.temperature,
         max_tokens: arguments.max_tokens,
         policies: lines,
@@ -258,7 +265,11 @@ impl Sums {
 }
 
 fn table(report: &Report) -> Result<()> {
-    let threshold = report.threshold.map_or("never".into(), |t| format!("{t:.3}"));
+    let threshold = match report.threshold {
+        Some(threshold) => format!("{threshold:.3}"),
+        None if report.profile == AUTO => "by prompt".into(),
+        None => "never".into(),
+    };
     output::line(format_args!(
         "draft {}, detector {}, threshold {threshold}, temperature {}, {} tokens a prompt",
         report.draft, report.detector, report.temperature, report.max_tokens

@@ -19,6 +19,8 @@ pub(crate) struct Trace {
     pub(crate) finish: FinishReason,
     /// Rewinds, each with the number of tokens committed before it and of drafts thrown away.
     pub(crate) rewinds: Vec<Rewind>,
+    /// Which of the profiles that it could choose from the prompt chose; `None` if there was one.
+    pub(crate) candidate: Option<usize>,
     /// From submission to the first token.
     pub(crate) first_token: Duration,
     /// From the first token to the last.
@@ -73,6 +75,7 @@ pub(crate) fn run_all(
             text: String::new(),
             finish: FinishReason::Length,
             rewinds: Vec::new(),
+            candidate: None,
             first_token: Duration::ZERO,
             decode: Duration::ZERO,
             shadow_passes: 0,
@@ -115,6 +118,7 @@ fn record(request: &mut Open, event: Event, now: Duration) -> Result<()> {
             trace.text.push_str(&committed.text);
             trace.tokens.push(committed);
         }
+        Event::GateChosen { candidate, .. } => trace.candidate = Some(candidate),
         Event::Rewound { reason, tokens, .. } => {
             trace.rewinds.push(Rewind { at: trace.tokens.len(), tokens, reason });
         }

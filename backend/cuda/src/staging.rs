@@ -9,7 +9,8 @@ use rewind_engine::sampling::History;
 use rewind_engine::{Input, Limits, Pass, Row, RowClass};
 use rewind_kernels::arguments::{
     self as device, Address, CHOICE_GATE, CHOICE_GENERAL, CHOICE_LOGPROBS, CHOICE_QUIET,
-    CHOICE_SUMS, Choice, LAST_OF, NONE, PADDING, PAGE_TOKENS,
+    CHOICE_SUMS, Choice, DETECTOR_ENTROPY, DETECTOR_MARGIN, DETECTOR_TOP1, LAST_OF, NONE, PADDING,
+    PAGE_TOKENS,
 };
 use rewind_kernels::sampling::Lists;
 use rewind_monitor::Detector;
@@ -172,11 +173,12 @@ impl Staging {
         if let Some(gate) = row.gate {
             choice.flags |= CHOICE_GATE;
             choice.threshold = gate.threshold;
-            choice.detector = match gate.detector {
-                Detector::Entropy => 0,
-                Detector::Top1 => 1,
-                Detector::Margin => 2,
-            };
+            match gate.detector {
+                Detector::Entropy => choice.detector = DETECTOR_ENTROPY,
+                Detector::Top1 => choice.detector = DETECTOR_TOP1,
+                Detector::Margin => choice.detector = DETECTOR_MARGIN,
+                Detector::Fused(fused) => choice.judge_fused(fused.weights()),
+            }
         }
         if let Some(count) = outputs.logprobs {
             choice.flags |= CHOICE_LOGPROBS;
@@ -291,8 +293,8 @@ mod tests {
 
     use rewind_engine::sampling::Sampling;
     use rewind_engine::{Choose, Outputs, PageCopy, PageId, PageTable, Slot, Weights};
-    use rewind_kernels::arguments::CHOICE_GENERAL;
-    use rewind_monitor::Gate;
+    use rewind_kernels::arguments::{CHOICE_GENERAL, DETECTOR_FUSED};
+    use rewind_monitor::{Fused, Gate};
 
     use super::*;
 
@@ -329,7 +331,8 @@ mod tests {
             (0..5).map(|position| row(2, position, prompt, Outputs::default())).collect();
         let mut generated = row(1, 40, RowClass::Generated, choosing(40, Sampling::GREEDY));
         generated.input = Input::LastOf(Slot(1));
-        generated.gate = Some(Gate { detector: Detector::Top1, threshold: 0.25 });
+        let fused = Fused { bias: 1.0, entropy: 2.0, varentropy: 3.0, ln_top1: 4.0, margin: 5.0 };
+        generated.gate = Some(Gate { detector: Detector::Fused(fused), threshold: 0.25 });
         rows.push(generated);
         let sampling = Sampling { temperature: 0.5, top_k: 7, ..Sampling::GREEDY };
         rows.extend([
@@ -379,7 +382,10 @@ mod tests {
 
         let choices: Vec<Choice> = read(&block, sections.choices, 4);
         assert_eq!((choices[0].slot, choices[0].position), (1, 41));
-        assert_eq!((choices[0].detector, choices[0].threshold), (1, 0.25));
+        assert_eq!((choices[0].detector, choices[0].threshold), (DETECTOR_FUSED, 0.25));
+        assert_eq!((choices[0].fused_bias, choices[0].fused_entropy), (1.0, 2.0));
+        assert_eq!((choices[0].fused_varentropy, choices[0].fused_ln_top1), (3.0, 4.0));
+        assert_eq!(choices[0].fused_margin, 5.0);
         assert_eq!(choices[0].flags, CHOICE_SUMS | CHOICE_GATE);
         assert_eq!((choices[1].flags, choices[1].top_k), (CHOICE_GENERAL, 7));
         assert!(choices[2..].iter().all(|c| c.slot == NONE && c.position == PADDING));

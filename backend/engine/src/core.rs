@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::event::{Event, SequenceError};
 use crate::executor::{ExecutorError, Limits, PageTable, Pass, Row, RowResult, Slot, Weights};
 use crate::pages::{Kv, PageId, Pin, Pool};
-use crate::request::{Policy, Refusal, Request, RequestId};
+use crate::request::{GateChoice, Policy, Refusal, Request, RequestId};
 use crate::sequence::{Outcome, Phase, Sequence, Surroundings, Work};
 use crate::text::Vocabulary;
 
@@ -337,6 +337,11 @@ impl Core {
                  max_batch_rows = {} are allowed",
                 request.policy, self.settings.max_batch_rows
             )));
+        }
+        if let GateChoice::ByPrompt(candidates) = &request.gate
+            && candidates.is_empty()
+        {
+            return Err(Refusal::NoGate);
         }
         let exact = matches!(request.policy, Policy::Lossless { .. } | Policy::Shadow);
         if exact && request.prefill == Weights::Draft {

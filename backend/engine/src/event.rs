@@ -112,6 +112,13 @@ pub enum Event {
         /// The token.
         committed: Committed,
     },
+    /// The prompt has chosen the request's gate; comes once, before its first token.
+    GateChosen {
+        /// The request.
+        id: RequestId,
+        /// Index in the candidates of [`crate::GateChoice::ByPrompt`].
+        candidate: usize,
+    },
     /// Draft KV was discarded.
     Rewound {
         /// The request.
@@ -149,6 +156,7 @@ impl Event {
     pub fn id(&self) -> RequestId {
         match self {
             Self::Token { id, .. }
+            | Self::GateChosen { id, .. }
             | Self::Rewound { id, .. }
             | Self::Finished { id, .. }
             | Self::Cancelled { id }

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rewind_monitor::{Detector, Gate, Statistics};
+use rewind_monitor::{Gate, Statistics};
 
 use crate::pages::PageId;
 use crate::sampling::{History, Sampling};
@@ -117,7 +117,7 @@ impl Row {
     /// Whether sums over all logits are needed: for statistics, log-probabilities, or a gate on anything
     /// but the margin.
     pub fn needs_sums(&self) -> bool {
-        let gated = self.gate.is_some_and(|gate| gate.detector != Detector::Margin);
+        let gated = self.gate.is_some_and(|gate| gate.detector.reads_sums());
         self.outputs.statistics || self.outputs.logprobs.is_some() || gated
     }
 }

@@ -26,5 +26,5 @@ pub use crate::executor::{
     Row, RowClass, RowResult, Slot, Ticket, Token, TokenLogprob, TokenMask, Weights,
 };
 pub use crate::pages::{PageId, Pin};
-pub use crate::request::{Policy, Refusal, Request, RequestId, Stop};
+pub use crate::request::{GateChoice, Policy, Refusal, Request, RequestId, Stop};
 pub use crate::validate::validate;

@@ -1,8 +1,9 @@
 //! What a caller asks of the engine, validated before it enters the queue.
 
 use std::fmt;
+use std::sync::Arc;
 
-use rewind_monitor::Gate;
+use rewind_monitor::{Candidate, Gate};
 
 use crate::executor::{Token, Weights};
 use crate::sampling::Sampling;
@@ -77,6 +78,23 @@ pub struct Stop {
     pub strings: Vec<String>,
 }
 
+/// Where the gate of a request comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum GateChoice {
+    /// This one.
+    Fixed(Gate),
+    /// That of the candidate under which the prompt's entropies are likeliest, see
+    /// [`rewind_monitor::prompt`]. At least one. Chosen once, when the prompt has been read, and told by
+    /// [`crate::Event::GateChosen`]; not under [`Policy::Off`], which measures nothing.
+    ByPrompt(Arc<[Candidate]>),
+}
+
+impl From<Gate> for GateChoice {
+    fn from(gate: Gate) -> Self {
+        Self::Fixed(gate)
+    }
+}
+
 /// One generation request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -93,8 +111,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// When the shadow steps in.
     pub policy: Policy,
-    /// Detector and threshold, frozen.
-    pub gate: Gate,
+    /// Detector and threshold, frozen, or those to choose from.
+    pub gate: GateChoice,
     /// Weights of the prompt pass.
     pub prefill: Weights,
     /// Log-probabilities to return per token (0: the chosen one's only).
@@ -148,6 +166,11 @@ pub enum Refusal {
         /// `max_queue`.
         limit: usize,
     },
+    /// The prompt has no gate to choose.
+    #[error(
+        "the gate is to be chosen by the prompt and there are no candidates: give at least one"
+    )]
+    NoGate,
     /// The policy and another setting exclude each other.
     #[error("{0}")]
     BadPolicy(String),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use rewind_monitor::Statistics;
+use rewind_monitor::{Gate, Statistics, prompt};
 
 use crate::event::{Committed, Decision, Event, FinishReason, RewindReason, SequenceError};
 use crate::executor::{
     Choose, Input, Outputs, Row, RowClass, RowResult, Slot, Token, TokenLogprob, Weights,
 };
 use crate::pages::{Kv, Pool};
-use crate::request::{Policy, Request, RequestId};
+use crate::request::{GateChoice, Policy, Request, RequestId};
 use crate::sampling::{History, Sampling};
 use crate::text::{Pushed, TextStream, Vocabulary};
 
@@ -78,6 +78,10 @@ pub(crate) struct Sequence {
     /// The sequence ends when this many are.
     limit: usize,
     text: TextStream,
+    /// What drafts are judged by; `None` until the prompt has chosen it.
+    gate: Option<Gate>,
+    /// Entropies of the prompt rows that choose it, so far, as bits.
+    entropies: Vec<u32>,
     sampling: Arc<Sampling>,
     /// Sorted EOS and stop ids, banned until `min_tokens`.
     stops: Arc<[Token]>,
@@ -97,6 +101,14 @@ impl Sequence {
             request.stop.eos.iter().chain(&request.stop.tokens).copied().collect();
         stops.sort_unstable();
         stops.dedup();
+        let gate = match &request.gate {
+            GateChoice::Fixed(gate) => Some(*gate),
+            // Nothing is measured, so nothing can be chosen, and nothing is judged.
+            GateChoice::ByPrompt(candidates) if request.policy == Policy::Off => {
+                candidates.first().map(|candidate| candidate.gate)
+            }
+            GateChoice::ByPrompt(_) => None,
+        };
         Self {
             id,
             slot,
@@ -113,6 +125,8 @@ impl Sequence {
                 // As with stop tokens, min_tokens comes first.
                 Arc::default()
             }),
+            gate,
+            entropies: Vec::new(),
             sampling: Arc::new(request.sampling.clone()),
             stops: stops.into(),
             request,
@@ -170,8 +184,11 @@ impl Sequence {
                 (from..to.min(from + most))
                     .map(|position| {
                         let last = position + 1 == to;
-                        let outputs =
-                            if last { self.outputs(position, true) } else { Outputs::default() };
+                        let outputs = if last {
+                            self.outputs(position, true)
+                        } else {
+                            Outputs { statistics: self.samples(position), ..Outputs::default() }
+                        };
                         self.row(position, RowClass::Prompt, outputs)
                     })
                     .collect()
@@ -206,6 +223,9 @@ impl Sequence {
     ) -> Outcome {
         for row in rows {
             self.kv.wrote(row.position, weights);
+        }
+        if self.phase == Phase::Prefilling && self.gate.is_none() {
+            self.sample(rows, results, around);
         }
         // `plan` never gives a unit without rows.
         let (Some(row), Some(result)) = (rows.last(), results.last()) else { return Outcome::Runs };
@@ -250,7 +270,7 @@ impl Sequence {
     fn row(&self, position: u32, class: RowClass, outputs: Outputs) -> Row {
         let gate = match (self.wants().0, self.request.policy) {
             (Weights::Draft, Policy::Step { .. } | Policy::Window { .. }) => {
-                outputs.choose.is_some().then_some(self.request.gate)
+                self.gate.filter(|_| outputs.choose.is_some())
             }
             _ => None,
         };
@@ -293,6 +313,40 @@ impl Sequence {
         self.stops.binary_search(&token).is_ok()
     }
 
+    /// Whether the prompt row at this position helps to choose the gate.
+    fn samples(&self, position: u32) -> bool {
+        self.gate.is_none() && prompt::is_sampled(position, self.request.prompt.len() as u32)
+    }
+
+    /// Notes the entropies of a chunk of the prompt, and chooses the gate after the last one. Rows that
+    /// are not finite have none.
+    fn sample(&mut self, rows: &[Row], results: &[RowResult], around: &mut Surroundings<'_>) {
+        let sampled = rows.iter().zip(results).filter(|(row, _)| self.samples(row.position));
+        let entropies: Vec<u32> = sampled
+            .filter(|(_, result)| result.statistics.finite)
+            .map(|(_, result)| result.statistics.entropy.to_bits())
+            .collect();
+        self.entropies.extend(entropies);
+        let request = Arc::clone(&self.request);
+        let GateChoice::ByPrompt(candidates) = &request.gate else { return };
+        if (self.kv.len() as usize) < self.tokens.len() {
+            return;
+        }
+        let entropies: Vec<f32> =
+            std::mem::take(&mut self.entropies).into_iter().map(f32::from_bits).collect();
+        if let Some(candidate) = prompt::choose(candidates, &entropies) {
+            self.gate = Some(candidates[candidate].gate);
+            around.events.push(Event::GateChosen { id: self.id, candidate });
+        }
+    }
+
+    /// Whether a draft must not be trusted. A row that was planned before the gate was chosen, the
+    /// prompt's last, carried none and is judged here.
+    fn is_suspect(&self, row: &Row, result: &RowResult) -> bool {
+        let late = self.gate.filter(|_| row.gate.is_none());
+        result.suspect || late.is_some_and(|gate| gate.is_suspect(&result.statistics))
+    }
+
     /// A proposal of the draft weights, after the tokens in `pending`.
     fn take_draft(
         &mut self,
@@ -325,7 +379,7 @@ impl Sequence {
         };
         let (verify, reason) = match policy {
             Policy::Lossless { tokens } if full(tokens) => (true, None),
-            Policy::Step { .. } | Policy::Window { .. } if result.suspect => {
+            Policy::Step { .. } | Policy::Window { .. } if self.is_suspect(row, result) => {
                 (true, Some(RewindReason::Suspect))
             }
             Policy::Lossless { .. } => (false, None),

@@ -3,8 +3,6 @@
 //! Everything is checked before anything is done, so that what follows may index without doubt and a
 //! defect of the engine is one message, not half a pass.
 
-use rewind_monitor::Detector;
-
 use crate::executor::{ExecutorError, Input, Limits, Pass, Row, Slot, Weights};
 
 /// Most log-probabilities that a row may ask for.
@@ -119,8 +117,8 @@ fn check_outputs(row: &Row, limits: &Limits) -> Result<(), String> {
         Some(_) if !outputs.needs_head() => {
             return Err("a gate on a row that wants nothing from the LM head".into());
         }
-        Some(gate) if gate.detector == Detector::Margin && outputs.choose.is_none() => {
-            return Err("a margin gate on a row that chooses no token".into());
+        Some(gate) if gate.detector.reads_margin() && outputs.choose.is_none() => {
+            return Err(format!("a {} gate on a row that chooses no token", gate.detector));
         }
         _ => {}
     }

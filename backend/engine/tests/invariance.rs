@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Decision, Engine, Event, FinishReason, Limits, Policy, Request, RequestId, Selection, Settings,
-    Stop, Weights,
+    Decision, Engine, Event, FinishReason, GateChoice, Limits, Policy, Request, RequestId,
+    Selection, Settings, Stop, Weights,
 };
-use rewind_monitor::{Detector, Gate};
+use rewind_monitor::{Candidate, Detector, Fused, Gate, PromptEntropies};
 use support::{EOS, HashModel, limits};
 
 /// All that a client could see of a request.
@@ -23,6 +23,7 @@ struct Answer {
     decisions: Vec<Decision>,
     entropies: Vec<Option<u32>>,
     rewinds: u32,
+    candidate: Option<usize>,
     reason: Option<FinishReason>,
     failed: bool,
 }
@@ -51,9 +52,29 @@ fn policy() -> impl Strategy<Value = Policy> {
     ]
 }
 
+/// Gates that trigger seldom or often, by one statistic or several; or prompts that choose one.
+fn gate() -> impl Strategy<Value = GateChoice> {
+    let fused = Fused { bias: -3.0, entropy: 0.5, margin: -1.0, ..Fused::default() };
+    let gate = prop_oneof![
+        (1_f32..10.0).prop_map(|threshold| Gate { detector: Detector::Entropy, threshold }),
+        (-3_f32..1.0)
+            .prop_map(move |threshold| Gate { detector: Detector::Fused(fused), threshold }),
+    ];
+    // The mock's entropies are uniform over 0 to 10.
+    let candidate = (gate.clone(), 2.0..8.0, 0.5..5.0).prop_map(|(gate, mean, spread)| Candidate {
+        gate,
+        prompts: PromptEntropies { mean, mean_deviation: 1.0, spread, spread_deviation: 1.0 },
+    });
+    prop_oneof![
+        gate.prop_map(GateChoice::Fixed),
+        prop::collection::vec(candidate, 1..4)
+            .prop_map(|candidates| GateChoice::ByPrompt(candidates.into())),
+    ]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     (
-        prop::collection::vec(1..16u32, 1..20),
+        prop::collection::vec(1..16u32, 1..40),
         1..30u32,
         0..4u32,
         any::<bool>(),
@@ -61,9 +82,10 @@ fn request() -> impl Strategy<Value = Request> {
         policy(),
         any::<bool>(),
         any::<u64>(),
+        gate(),
     )
         .prop_map(
-            |(prompt, max_tokens, min_tokens, eos, stop, policy, draft_prefill, seed)| {
+            |(prompt, max_tokens, min_tokens, eos, stop, policy, draft_prefill, seed, gate)| {
                 let exact = matches!(policy, Policy::Lossless { .. } | Policy::Shadow);
                 Request {
                     prompt,
@@ -76,7 +98,7 @@ fn request() -> impl Strategy<Value = Request> {
                     },
                     sampling: Sampling { seed, ..Sampling::GREEDY },
                     policy,
-                    gate: Gate { detector: Detector::Entropy, threshold: 7.0 },
+                    gate,
                     prefill: if draft_prefill && !exact { Weights::Draft } else { Weights::Full },
                     logprobs: None,
                 }
@@ -131,6 +153,10 @@ fn serve(requests: &[Request], settings: Settings, slots: u32, driver: Driver) -
                         .entropies
                         .push(committed.statistics.map(|statistics| statistics.entropy.to_bits()));
                 }
+                Event::GateChosen { candidate, .. } => {
+                    assert!(answer.tokens.is_empty(), "a gate is chosen before the first token");
+                    assert_eq!(answer.candidate.replace(candidate), None, "a gate is chosen once");
+                }
                 Event::Rewound { .. } => answer.rewinds += 1,
                 Event::Finished { reason, text, .. } => {
                     answer.text.push_str(&text);
@@ -169,6 +195,25 @@ proptest! {
         }
     }
 
+    /// A gate that a prompt chose does as one that was named.
+    #[test]
+    fn chosen_is_as_named(request in request()) {
+        let serve = |request: &Request| {
+            serve(std::slice::from_ref(request), Settings::default(), 1, Driver::InFlight).remove(0)
+        };
+        let answer = serve(&request);
+        let candidate = match &request.gate {
+            GateChoice::Fixed(_) => None,
+            GateChoice::ByPrompt(candidates) => answer.candidate.map(|index| candidates[index]),
+        };
+        if let Some(candidate) = candidate {
+            let named = serve(&Request { gate: candidate.gate.into(), ..request });
+            prop_assert_eq!(Answer { candidate: answer.candidate, ..named }, answer);
+        } else {
+            prop_assert_eq!(answer.candidate, None);
+        }
+    }
+
     #[test]
     fn lossless_is_the_shadow(request in request(), tokens in 1..9u32) {
         let with = |policy| Request { policy, prefill: Weights::Full, ..request.clone() };
@@ -187,7 +232,7 @@ proptest! {
     fn step_that_never_triggers_is_observe(request in request()) {
         let with = |policy| Request {
             policy,
-            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY }.into(),
             ..request.clone()
         };
         let answers = serve(
@@ -221,7 +266,7 @@ fn the_mock_exercises_every_decision() {
             stop: Stop::default(),
             sampling: Sampling::GREEDY,
             policy,
-            gate: Gate { detector: Detector::Entropy, threshold: 7.0 },
+            gate: Gate { detector: Detector::Entropy, threshold: 7.0 }.into(),
             prefill: Weights::Full,
             logprobs: None,
         })
@@ -261,7 +306,7 @@ fn nobody_starves_when_verifications_do_not_fit() {
             stop: Stop::default(),
             sampling: Sampling { seed: first.into(), ..Sampling::GREEDY },
             policy: Policy::Lossless { tokens: 8 },
-            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+            gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY }.into(),
             prefill: Weights::Full,
             logprobs: None,
         };

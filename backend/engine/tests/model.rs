@@ -11,10 +11,10 @@ use std::sync::Arc;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Core, Event, ExecutorError, Limits, PageId, Pass, Passes, Pin, Policy, Request, RequestId,
-    RowClass, RowResult, Selection, Settings, Stop, Token, Weights,
+    Core, Event, ExecutorError, GateChoice, Limits, PageId, Pass, Passes, Pin, Policy, Request,
+    RequestId, RowClass, RowResult, Selection, Settings, Stop, Token, Weights,
 };
-use rewind_monitor::{Detector, Gate, Statistics};
+use rewind_monitor::{Candidate, Detector, Gate, PromptEntropies, Statistics};
 use stateright::{Checker, Model, Property};
 
 const EOS: Token = 0;
@@ -42,10 +42,21 @@ fn request(policy: Policy, max_tokens: u32, stop: &[&str]) -> Request {
         },
         sampling: Sampling::GREEDY,
         policy,
-        gate: Gate { detector: Detector::Entropy, threshold: 1.0 },
+        gate: Gate { detector: Detector::Entropy, threshold: 1.0 }.into(),
         prefill,
         logprobs: None,
     }
+}
+
+/// The same with two gates to choose from, of which the second fits the mock's entropies, and calls
+/// every step suspect that the executor was not asked about.
+fn choosing_gate(request: Request) -> Request {
+    let candidate = |mean, threshold| Candidate {
+        gate: Gate { detector: Detector::Entropy, threshold },
+        prompts: PromptEntropies { mean, mean_deviation: 1.0, spread: 0.0, spread_deviation: 1.0 },
+    };
+    let candidates = [candidate(5.0, 1.0), candidate(0.5, 0.25)];
+    Request { gate: GateChoice::ByPrompt(candidates.into()), ..request }
 }
 
 /// Settings of one run of the checker.
@@ -64,6 +75,10 @@ struct Seen {
     finals: u32,
     cancelled: bool,
     policy: Option<Policy>,
+    /// Whether the prompt is to choose the gate.
+    chooses: bool,
+    /// How often it has.
+    chosen: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +95,7 @@ struct State {
     copied: bool,
     rewound: bool,
     ended_in_window: bool,
+    chosen: bool,
     violation: Option<String>,
 }
 
@@ -257,7 +273,15 @@ impl State {
                         self.complain(format!("{id:?} commits after its cancellation"));
                     } else {
                         seen.committed.push(committed.token);
+                        if seen.chosen != u32::from(seen.chooses) {
+                            let chosen = seen.chosen;
+                            self.complain(format!("{id:?} commits with {chosen} gates chosen"));
+                        }
                     }
+                }
+                Event::GateChosen { .. } => {
+                    seen.chosen += 1;
+                    self.chosen = true;
                 }
                 Event::Rewound { .. } => self.rewound = true,
                 Event::Cancelled { .. } if !seen.cancelled => {
@@ -339,6 +363,7 @@ impl Model for World {
             copied: false,
             rewound: false,
             ended_in_window: false,
+            chosen: false,
             violation: None,
         }]
     }
@@ -376,10 +401,11 @@ impl Model for World {
             Action::Submit => {
                 let request = self.requests[state.submitted].clone();
                 let policy = request.policy;
+                let chooses = matches!(request.gate, GateChoice::ByPrompt(_));
                 state.submitted += 1;
                 match state.core.submit(request) {
                     Ok(id) => {
-                        let seen = Seen { policy: Some(policy), ..Seen::default() };
+                        let seen = Seen { policy: Some(policy), chooses, ..Seen::default() };
                         state.seen.insert(id, seen);
                     }
                     Err(refusal) => state.complain(format!("refused: {refusal}")),
@@ -487,6 +513,10 @@ impl Model for World {
             Property::sometimes("a verified window ends a sequence", |_, state: &State| {
                 state.ended_in_window
             }),
+            Property::sometimes("a prompt chooses a gate", |world: &Self, state: &State| {
+                let fixed = |request: &Request| matches!(request.gate, GateChoice::Fixed(_));
+                state.chosen || world.requests.iter().all(fixed)
+            }),
             Property::sometimes(
                 "a page is copied before a write",
                 |world: &Self, state: &State| state.copied || !world.pins,
@@ -532,6 +562,24 @@ fn step_beside_window() {
             settings: pooled(3, 1),
             pins: false,
             failures: false,
+        },
+    );
+}
+
+#[test]
+fn prompts_that_choose_their_gates() {
+    let step = request(Policy::Step { refresh: 1 }, 2, &[]);
+    check(
+        "gates chosen by prompts",
+        World {
+            requests: vec![
+                choosing_gate(Request { prefill: Weights::Draft, ..step }),
+                choosing_gate(request(Policy::Window { tokens: 2, refresh: 1 }, 2, &[])),
+            ],
+            pages: 6,
+            settings: pooled(3, 1),
+            pins: false,
+            failures: true,
         },
     );
 }

@@ -2,6 +2,7 @@
 
 use rewind_engine::Refusal;
 use rewind_engine::sampling::InvalidSampling;
+use rewind_monitor::ProfileError;
 
 use crate::nearest::hint;
 
@@ -108,6 +109,15 @@ pub enum RequestError {
         /// Most similar one.
         nearest: Option<String>,
     },
+    /// `auto`, and no profile says what its prompts look like.
+    #[error(
+        "profile \"auto\" chooses among profiles with a [prompt] table and this model has none: put such \
+         profiles, as `rewind calibrate` writes them, into the folder that its parameter profiles names"
+    )]
+    NothingToChoose,
+    /// The profile lacks what the request needs of it.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// A sampling parameter does not fit this model.
     #[error(transparent)]
     Sampling(#[from] InvalidSampling),

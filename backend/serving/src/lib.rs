@@ -6,6 +6,7 @@
 //! itself. Nothing here knows Triton.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod device;
 mod draft;
 mod error;
@@ -27,6 +28,7 @@ mod size;
 mod sizing;
 mod value;
 
+pub use budget::Tally;
 pub use device::{Choice, Device, Processor, ShadowPlacement};
 pub use draft::{Draft, UnknownDraft};
 pub use error::{ErrorKind, RequestError};
@@ -42,7 +44,7 @@ pub use parameters::{
     DEFAULT_MAX_TOKENS, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Parameters, SAMPLING_KEYS,
 };
 pub use policy::{POLICY_NAMES, PolicyName, UnknownPolicy};
-pub use prepare::Prepared;
+pub use prepare::{Frozen, Prepared};
 pub use prompt::Prompt;
 pub use size::{format_bytes, parse_bytes};
 pub use value::Value;

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use rewind_checkpoint::CheckpointError;
 use rewind_cpu::CpuError;
 use rewind_cuda::CudaError;
+use rewind_monitor::controller::BadBudget;
 use rewind_monitor::{ProfileError, ThermometerError};
 use rewind_quantize::PlanError;
 
 use crate::device::Processor;
+use crate::error::RequestError;
 use crate::options::OptionsError;
 use crate::policy::PolicyName;
 use crate::size::format_bytes;
@@ -136,6 +138,26 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
+    /// The folder of profiles has none.
+    #[error("there is no .toml file in the folder of profiles {}", folder.display())]
+    NoProfiles {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Two files of the folder of profiles name theirs alike.
+    #[error("the profile {name:?} of {} is in another file of its folder too", path.display())]
+    SameProfile {
+        /// The name.
+        name: String,
+        /// The second file.
+        path: PathBuf,
+    },
+    /// The profile of requests that name none is none of those that there are.
+    #[error("parameter \"profile\": {0}")]
+    DefaultProfile(RequestError),
+    /// The rewind budget is no share.
+    #[error("parameter \"rewind_budget\": {0}")]
+    Budget(#[from] BadBudget),
     /// A profile is wrong or unknown.
     #[error("profile {name}: {source}")]
     Profile {

@@ -8,6 +8,7 @@ use rewind_engine::text::Vocabulary;
 use rewind_engine::{Engine, Executor, Limits, Settings, Weights};
 use rewind_monitor::{Celsius, ThermalWatch, choose_thermometer};
 
+use crate::budget::{Budget, Tally};
 use crate::device::{Choice, Processor, ShadowPlacement};
 use crate::executor::AnyEngine;
 use crate::load::{Loaded, Source, separate_shadow};
@@ -33,6 +34,8 @@ pub struct Model {
     draft_identity: String,
     shadow_identity: String,
     profiles: Profiles,
+    /// `None`: no budget is set.
+    budget: Option<Budget>,
     thermometer: String,
     watch: ThermalWatch,
 }
@@ -104,7 +107,9 @@ impl Model {
         mut progress: impl FnMut(f32),
     ) -> Result<(Arc<Self>, AnyEngine), LoadError> {
         // Cheap checks come first: a mistyped setting should not cost the time of reading weights.
-        let profiles = Profiles::load(&options.profile)?;
+        let profiles = Profiles::load(&options.profile, options.profiles.as_deref())?;
+        profiles.check(options.detector.unwrap_or_default())?;
+        let budget = options.rewind_budget.map(Budget::new).transpose()?;
         let device = options.device.choose()?;
         match (&device.no_gpu, &device.gpu) {
             (Some(why), _) => tracing::info!("no GPU: {why}; serving on the CPU"),
@@ -147,6 +152,7 @@ impl Model {
             watch: ThermalWatch::start(thermometer).map_err(LoadError::Thread)?,
             limits,
             profiles,
+            budget,
             spec,
             tokenizer,
             chat_template,
@@ -222,12 +228,27 @@ impl Model {
         }
     }
 
-    /// The chip's temperature now, and KT under the model's profile.
+    /// The chip's temperature now, and KT under the model's profile; where prompts choose it, under the
+    /// first that they can choose.
     pub fn thermal(&self) -> ThermalReading {
         let celsius = self.celsius();
-        let coefficient =
-            self.profiles.get(None).map_or(1.0, |profile| profile.thermal_coefficient(celsius));
+        let default = self.profiles.select(None).ok();
+        let profile = default.and_then(|default| default.all().first().copied());
+        let coefficient = profile.map_or(1.0, |profile| profile.thermal_coefficient(celsius));
         ThermalReading { celsius: celsius.map(|celsius| celsius.0), coefficient }
+    }
+
+    /// Tells the controller of the rewind budget that a request has ended; without a budget, nothing.
+    pub fn finished(&self, tally: &Tally) {
+        if let Some(budget) = &self.budget {
+            budget.finished(tally);
+        }
+    }
+
+    /// How far the controller of the rewind budget has moved thresholds from the profiles' own, in noise
+    /// floors; `None` without a budget.
+    pub fn threshold_offset(&self) -> Option<f32> {
+        self.budget.as_ref().map(Budget::noise_floors)
     }
 
     /// What was loaded and how, a line each, for logs and people.
@@ -264,6 +285,9 @@ impl Model {
             ("profile", profile.clone()),
             ("thermometer", self.thermometer.clone()),
         ]);
+        if let Some(share) = self.options.rewind_budget {
+            lines.push(("rewind budget", share.to_string()));
+        }
         lines.into_iter().map(|(what, value)| (what.to_owned(), value)).collect()
     }
 
@@ -277,6 +301,10 @@ impl Model {
 
     pub(crate) fn profiles(&self) -> &Profiles {
         &self.profiles
+    }
+
+    pub(crate) fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
     }
 
     pub(crate) fn celsius(&self) -> Option<Celsius> {

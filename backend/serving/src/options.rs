@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use rewind_engine::Weights;
 use rewind_formats::{FORMAT_NAMES, Format, Group};
-use rewind_monitor::{Detector, ThermometerSetting};
+use rewind_monitor::{DetectorName, ThermometerSetting};
 
 use crate::device::{Device, ShadowPlacement};
 use crate::draft::Draft;
@@ -42,9 +42,15 @@ pub struct Options {
     /// Draft positions rewritten by a rewind of `step` and `window`, 0 ..= [`MAX_WINDOW`].
     pub refresh: u32,
     /// Detector of requests that name none; `None`: `entropy`.
-    pub detector: Option<Detector>,
-    /// Profile of requests that name none: a built-in name, or a path ending in `.toml`.
+    pub detector: Option<DetectorName>,
+    /// Profile of requests that name none: a built-in name or that of one in `profiles`, `auto`, or a path
+    /// ending in `.toml`.
     pub profile: String,
+    /// Folder of further profiles, `.toml` files that requests pick by the name in them.
+    pub profiles: Option<PathBuf>,
+    /// Rewinds per token that a controller holds by moving the threshold, above 0 and below 1; `None`: the
+    /// threshold is the profile's.
+    pub rewind_budget: Option<f64>,
     /// Where passes run. Default `auto`.
     pub device: Device,
     /// Where the shadow lies, if passes run on a GPU. Default `gpu`.
@@ -74,7 +80,7 @@ pub struct Options {
 }
 
 /// Keys of [`Options::from_parameters`].
-pub const OPTION_KEYS: [&str; 21] = [
+pub const OPTION_KEYS: [&str; 23] = [
     "model",
     "shadow",
     "draft",
@@ -83,6 +89,8 @@ pub const OPTION_KEYS: [&str; 21] = [
     "refresh",
     "detector",
     "profile",
+    "profiles",
+    "rewind_budget",
     "device",
     "shadow_placement",
     "threads",
@@ -111,6 +119,8 @@ impl Options {
             refresh: DEFAULT_REFRESH,
             detector: None,
             profile: "default".into(),
+            profiles: None,
+            rewind_budget: None,
             device: Device::Auto,
             shadow_placement: ShadowPlacement::Gpu,
             threads: None,
@@ -172,17 +182,24 @@ impl Options {
             "window" => self.window = integer(key, value, 1, MAX_WINDOW)?,
             "refresh" => self.refresh = integer(key, value, 0, MAX_WINDOW)?,
             "detector" => {
-                self.detector = Some(value.parse().map_err(|_| told("entropy, top1 or margin"))?);
+                self.detector = Some(value.parse().map_err(|_| told(DetectorName::ALLOWED))?);
             }
             "profile" => {
                 // A file is named by its ending, so that a mistyped name is never taken for a path.
                 self.profile = if value.ends_with(".toml") {
                     relative(folder, key, value)?.display().to_string()
                 } else if value.is_empty() {
-                    return Err(told("a built-in profile or the path of a .toml file"));
+                    return Err(told("the name of a profile, auto, or the path of a .toml file"));
                 } else {
                     value.into()
                 };
+            }
+            "profiles" => self.profiles = Some(relative(folder, key, value)?),
+            "rewind_budget" => {
+                let share = value.parse().ok().filter(|&share| share > 0.0 && share < 1.0);
+                let allowed =
+                    "a number above 0 and below 1, the share of tokens that may be rewound";
+                self.rewind_budget = Some(share.ok_or_else(|| told(allowed))?);
             }
             "device" => self.device = value.parse()?,
             "shadow_placement" => self.shadow_placement = value.parse()?,
@@ -297,6 +314,8 @@ mod tests {
             ("refresh", "0"),
             ("detector", "margin"),
             ("profile", "medical.toml"),
+            ("profiles", "profiles"),
+            ("rewind_budget", "0.2"),
             ("device", "cuda:1"),
             ("shadow_placement", "host"),
             ("threads", "3"),
@@ -319,8 +338,10 @@ mod tests {
             policy: PolicyName::Lossless,
             window: 6,
             refresh: 0,
-            detector: Some(Detector::Margin),
+            detector: Some(DetectorName::Margin),
             profile: "/models/m/1/medical.toml".into(),
+            profiles: Some("/models/m/1/profiles".into()),
+            rewind_budget: Some(0.2),
             device: Device::Cuda(1),
             shadow_placement: ShadowPlacement::Host,
             threads: Some(3),
@@ -370,8 +391,12 @@ mod tests {
             ("window", "0", "from 1 to 64"),
             ("window", "four", "from 1 to 64"),
             ("refresh", "-1", "from 0 to 64"),
-            ("detector", "vibes", "margin"),
-            ("profile", "", "built-in"),
+            ("detector", "vibes", "margin or fused"),
+            ("profile", "", "auto"),
+            ("profiles", "", "a path"),
+            ("rewind_budget", "0", "above 0 and below 1"),
+            ("rewind_budget", "20%", "above 0 and below 1"),
+            ("rewind_budget", "1", "above 0 and below 1"),
             ("device", "tpu", "cuda:N"),
             ("device", "cuda:", "cuda:N"),
             ("shadow_placement", "disk", "gpu or host"),

@@ -6,7 +6,7 @@
 //! one would silently change the answer; among request parameters, where Triton puts its own, unknown
 //! ones are the caller's to ignore.
 
-use rewind_monitor::Detector;
+use rewind_monitor::DetectorName;
 use serde_json::Value as Json;
 
 use crate::error::RequestError;
@@ -60,7 +60,7 @@ pub struct Parameters {
     pub(crate) ignore_eos: bool,
     pub(crate) policy: Option<PolicyName>,
     pub(crate) profile: Option<String>,
-    pub(crate) detector: Option<Detector>,
+    pub(crate) detector: Option<DetectorName>,
     pub(crate) threshold: Option<f32>,
     pub(crate) window: Option<u32>,
     pub(crate) refresh: Option<u32>,
@@ -287,7 +287,7 @@ impl Parameters {
             }
             "profile" => self.profile = Some(given.text(key, "the name of a profile")?.to_owned()),
             "detector" => {
-                let allowed = "entropy, top1 or margin";
+                let allowed = DetectorName::ALLOWED;
                 let name = given.text(key, allowed)?;
                 self.detector = Some(name.parse().map_err(|_| given.bad(key, allowed))?);
             }
@@ -399,7 +399,7 @@ mod tests {
         .unwrap();
         let expected = Parameters {
             chat: true,
-            detector: Some(Detector::Margin),
+            detector: Some(DetectorName::Margin),
             frequency_penalty: Some(-0.5),
             ignore_eos: true,
             logit_bias: vec![(3, -100.0), (7, 1.5)],
@@ -488,7 +488,7 @@ mod tests {
             (r#"{"logit_bias": {"1": 101}}"#, ["logit_bias", "101", "-100 to 100"]),
             (r#"{"logit_bias": {"7": 1, "07": 1}}"#, ["logit_bias", "07", "once"]),
             (r#"{"policy": "yolo"}"#, ["policy", "yolo", "lossless"]),
-            (r#"{"detector": "fused"}"#, ["detector", "fused", "margin"]),
+            (r#"{"detector": "fuzed"}"#, ["detector", "fuzed", "margin or fused"]),
             (r#"{"threshold": "nan"}"#, ["threshold", "nan", "number"]),
             (r#"{"window": 0}"#, ["window", "0", "from 1 to 64"]),
             (r#"{"refresh": 65}"#, ["refresh", "65", "from 0 to 64"]),

@@ -2,15 +2,19 @@
 //! thread.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rewind_checkpoint::Message;
 use rewind_engine::sampling::Sampling;
-use rewind_engine::{Refusal, Request, Stop, Token};
-use rewind_monitor::Gate;
+use rewind_engine::{GateChoice, Refusal, Request, Stop, Token};
+use rewind_monitor::controller::Offset;
+use rewind_monitor::{Candidate, Gate, Profile};
 
+use crate::budget::{Budget, Tally};
 use crate::error::RequestError;
 use crate::model::Model;
 use crate::parameters::{DEFAULT_MAX_TOKENS, Parameters};
+use crate::profiles::Selected;
 use crate::prompt::Prompt;
 use crate::value::Given;
 
@@ -25,7 +29,21 @@ pub struct Prepared {
     pub prompt_tokens: u32,
     /// The seed, given or drawn.
     pub seed: u64,
-    /// Detector and threshold, as frozen in the request.
+    /// How its steps are judged; under `profile: auto`, if the prompt chooses the first candidate.
+    pub frozen: Frozen,
+    /// Under `profile: auto`: what the prompt chooses from, as [`rewind_engine::Event::GateChosen`] counts
+    /// them.
+    pub candidates: Vec<Frozen>,
+    /// What it spends of the model's rewind budget, see [`Model::finished`].
+    pub tally: Tally,
+}
+
+/// Detector and threshold as they were frozen at admission, and where they come from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frozen {
+    /// Name of the profile.
+    pub profile: Arc<str>,
+    /// Detector and threshold.
     pub gate: Gate,
     /// KT when the threshold was frozen.
     pub thermal_coefficient: f32,
@@ -68,7 +86,9 @@ impl Model {
             Some(weights) if policy.check_prefill(weights).is_ok() => weights,
             _ => policy.prefill(),
         };
-        let (gate, thermal_coefficient) = self.freeze_gate(parameters)?;
+        let policy = policy.with(window, refresh);
+        let offset = self.budget().filter(|_| parameters.threshold.is_none()).map(Budget::admit);
+        let (frozen, candidates, gate) = self.freeze_gate(parameters, offset)?;
         let seed = parameters.seed.or(options.seed).unwrap_or_else(draw_seed);
         let request = Request {
             prompt: tokens,
@@ -76,7 +96,7 @@ impl Model {
             min_tokens: min_tokens.min(max_tokens),
             stop: self.stop(parameters)?,
             sampling: self.sampling(parameters, seed)?,
-            policy: policy.with(window, refresh),
+            policy,
             gate,
             prefill,
             logprobs: parameters.logprobs.or(parameters.return_logprobs.then_some(0)),
@@ -86,8 +106,9 @@ impl Model {
             request,
             prompt_text,
             seed,
-            gate,
-            thermal_coefficient,
+            frozen,
+            candidates,
+            tally: Tally::new(offset, policy),
         })
     }
 
@@ -152,15 +173,46 @@ impl Model {
             .collect()
     }
 
-    fn freeze_gate(&self, parameters: &Parameters) -> Result<(Gate, f32), RequestError> {
-        let profile = self.profiles().get(parameters.profile.as_deref())?;
-        let coefficient = profile.thermal_coefficient(self.celsius());
+    /// The gate, or those that the prompt chooses from. Temperature and offset are sampled once, so that
+    /// all are of one moment.
+    fn freeze_gate(
+        &self,
+        parameters: &Parameters,
+        offset: Option<Offset>,
+    ) -> Result<(Frozen, Vec<Frozen>, GateChoice), RequestError> {
+        let selected = self.profiles().select(parameters.profile.as_deref())?;
         let detector = parameters.detector.or(self.options().detector).unwrap_or_default();
-        let mut gate = profile.gate(detector, coefficient);
-        if let Some(threshold) = parameters.threshold {
-            gate.threshold = threshold;
+        let celsius = self.celsius();
+        let offset = offset.map_or(0.0, |offset| offset.noise_floors);
+        let freeze = |profile: &Profile| {
+            let thermal_coefficient = profile.thermal_coefficient(celsius);
+            let mut gate = profile.gate(detector, thermal_coefficient + offset)?;
+            if let Some(threshold) = parameters.threshold {
+                gate.threshold = threshold;
+            }
+            Ok::<_, RequestError>(Frozen {
+                profile: profile.name.as_str().into(),
+                gate,
+                thermal_coefficient,
+            })
+        };
+        let profiles = match selected {
+            Selected::One(profile) => {
+                let frozen = freeze(profile)?;
+                let gate = frozen.gate.into();
+                return Ok((frozen, Vec::new(), gate));
+            }
+            Selected::Auto(profiles) => profiles,
+        };
+        let mut candidates = Vec::new();
+        let mut choice = Vec::new();
+        for profile in profiles {
+            let frozen = freeze(profile)?;
+            choice.extend(profile.prompt.map(|prompts| Candidate { gate: frozen.gate, prompts }));
+            candidates.push(frozen);
         }
-        Ok((gate, coefficient))
+        let first = candidates.first().cloned().ok_or(RequestError::NothingToChoose)?;
+        Ok((first, candidates, GateChoice::ByPrompt(choice.into())))
     }
 
     fn stop(&self, parameters: &Parameters) -> Result<Stop, RequestError> {

@@ -12,12 +12,15 @@ use checkpoints::folder::{Folder, hf_name};
 use checkpoints::quantized;
 use checkpoints::tiny::{Element, SPECIAL, spec};
 use rewind_checkpoint::Architecture;
-use rewind_engine::{Event, Executor, FinishReason, Policy, Refusal, Weights};
+use rewind_engine::{
+    Committed, Decision, Event, Executor, FinishReason, GateChoice, Policy, Refusal, RequestId,
+    RewindReason, Weights,
+};
 use rewind_formats::{Format, Group};
-use rewind_monitor::{Celsius, Detector, ThermometerSetting};
+use rewind_monitor::{Celsius, Detector, DetectorName, ThermometerSetting};
 use rewind_serving::{
-    AnyEngine, Device, Draft, ErrorKind, Inflight, LoadError, Model, NoObserver, Options,
-    Parameters, Processor, Prompt, RequestError, ShadowPlacement, Sink,
+    AnyEngine, Device, Draft, ErrorKind, Frozen, Inflight, LoadError, Model, NoObserver, Options,
+    Parameters, Prepared, Processor, Prompt, RequestError, ShadowPlacement, Sink,
 };
 use tempfile::TempDir;
 
@@ -325,34 +328,167 @@ fn requests_inherit_and_override_the_models_options() {
     let (model, _) = load(|o| {
         o.window = 6;
         o.refresh = 3;
-        o.detector = Some(Detector::Margin);
+        o.detector = Some(DetectorName::Margin);
         o.thermometer = ThermometerSetting::Fixed(Celsius(80.0));
         o.prefill = Some(Weights::Draft);
     });
     let prepare = |parameters: &str| model.prepare(text("hi"), &json(parameters)).unwrap();
     let own = prepare("{}");
     assert_eq!(own.request.policy, Policy::Step { refresh: 3 });
-    assert_eq!((own.gate.detector, own.thermal_coefficient), (Detector::Margin, 1.5));
-    assert_eq!(own.request.gate, own.gate);
+    let Frozen { profile, gate, thermal_coefficient } = own.frozen;
+    assert_eq!((&*profile, gate.detector), ("default", Detector::Margin));
+    assert_eq!(thermal_coefficient, 1.5);
+    assert_eq!(own.request.gate, GateChoice::Fixed(gate));
+    assert_eq!(own.candidates, []);
     assert_eq!(own.request.prefill, Weights::Draft);
     assert_eq!((own.request.sampling.temperature, own.request.max_tokens), (1.0, 16));
     assert_eq!(model.thermal().celsius, Some(80.0));
     assert_eq!(model.thermal().coefficient, 1.5);
 
     let entropy = prepare(r#"{"detector": "entropy"}"#);
-    assert!((entropy.gate.threshold - (3.35 + 0.15 * 1.5)).abs() < 1e-6);
+    assert!((entropy.frozen.gate.threshold - (3.35 + 0.15 * 1.5)).abs() < 1e-6);
     let set = prepare(
         r#"{"policy": "lossless", "window": 2, "threshold": 0.5, "max_tokens": 1000000,
             "stop": ["b", "a"], "stop_token_ids": [9, 3, 9], "ignore_eos": true, "seed": 5}"#,
     );
     assert_eq!(set.request.policy, Policy::Lossless { tokens: 2 });
-    assert_eq!(set.gate.threshold, 0.5);
+    assert_eq!(set.frozen.gate.threshold, 0.5);
     assert_eq!(set.request.prefill, Weights::Full, "lossless never rests on draft KV");
     assert_eq!(set.request.prompt.len() as u32 + set.request.max_tokens, 128);
     assert_eq!(set.request.stop.strings, ["a", "b"]);
     assert_eq!(set.request.stop.tokens, [3, 9]);
     assert!(set.request.stop.eos.is_empty());
     assert_eq!((set.seed, set.request.sampling.seed), (5, 5));
+}
+
+/// Adds to the profile of a name the fused detector and what its prompts look like.
+fn domain(name: &str, threshold: f64, mean: f64) -> String {
+    let text = rewind_monitor::Profile::builtin("default").unwrap().to_toml();
+    text.replace("\"default\"", &format!("{name:?}"))
+        + &format!(
+            "[detectors.fused]\nbase = {threshold:?}\nnoise_floor = 0.25\nbias = 0.5\nentropy = 1.0\n\
+             varentropy = 0.0\nln_top1 = -0.25\nmargin = -1.0\n\
+             [prompt]\nmean = {mean:?}\nmean_deviation = 0.5\nspread = 0.5\nspread_deviation = 0.5\n"
+        )
+}
+
+/// A model with two domains. The tiny model's entropies are around 5 nats, so `near` is what prompts choose.
+fn domains(change: impl FnOnce(&mut Options)) -> (TempDir, Arc<Model>, AnyEngine) {
+    let profiles = tempfile::tempdir().unwrap();
+    for (name, threshold, mean) in [("far", 0.0, 0.5), ("near", 1.0, 5.0)] {
+        let path = profiles.path().join(name).with_extension("toml");
+        std::fs::write(path, domain(name, threshold, mean)).unwrap();
+    }
+    let (model, engine) = load(|o| {
+        o.profiles = Some(profiles.path().to_owned());
+        change(o);
+    });
+    (profiles, model, engine)
+}
+
+#[test]
+fn requests_pick_profiles_of_the_folder_by_name() {
+    let (_profiles, model, _) =
+        domains(|o| o.thermometer = ThermometerSetting::Fixed(Celsius(80.0)));
+    let prepare = |parameters: &str| model.prepare(text("hi"), &json(parameters));
+    let fused = prepare(r#"{"profile": "near", "detector": "fused"}"#).unwrap().frozen;
+    assert_eq!((&*fused.profile, fused.gate.threshold), ("near", 1.375));
+    let Detector::Fused(weights) = fused.gate.detector else { panic!("{fused:?}") };
+    assert_eq!(weights.weights(), [0.5, 1.0, 0.0, -0.25, -1.0]);
+    // The default profile has no such detector: told when a request asks, or at load.
+    let error = prepare(r#"{"detector": "fused"}"#).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("\"default\" has no [detectors.fused]"), "{error}");
+    let place = written(&folder(1));
+    let fused = Options { detector: Some(DetectorName::Fused), ..options(place.path()) };
+    let error = Model::load(fused).unwrap_err();
+    assert!(matches!(error, LoadError::Profile { .. }), "{error}");
+    assert!(error.to_string().contains("rewind calibrate"), "{error}");
+}
+
+#[test]
+fn the_prompt_chooses_a_profile_in_any_company() {
+    let prompts = [
+        "hello",
+        "the llama and the hen",
+        "a much longer prompt, which has more tokens than are looked at",
+    ];
+    let prepare = |model: &Model, prompt: &str, more: &str| {
+        let parameters = format!(
+            r#"{{"detector": "fused", "temperature": 0, "max_tokens": 20, "ignore_eos": true {more}}}"#
+        );
+        model.prepare(text(prompt), &json(&parameters)).unwrap()
+    };
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        let (_profiles, model, engine) = domains(|o| o.profile = "auto".into());
+        let prepared: Prepared = prepare(&model, prompt, "");
+        let names: Vec<_> = prepared.candidates.iter().map(|frozen| &*frozen.profile).collect();
+        assert_eq!(names, ["far", "near"]);
+        let answer = serve(engine, vec![prepared.request]).remove(0);
+        assert_eq!(answer.candidate, Some(1), "{prompt}");
+        // As if the request had named it.
+        let (_profiles, model, engine) = domains(|_| ());
+        let named = prepare(&model, prompt, r#", "profile": "near""#);
+        assert_eq!(named.frozen, prepared.candidates[1]);
+        let named = serve(engine, vec![named.request]).remove(0);
+        assert_eq!(Answer { candidate: Some(1), ..named }, answer);
+        alone.push(answer);
+    }
+    let (_profiles, model, engine) = domains(|o| o.max_batch_rows = Some(16));
+    let auto = |prompt: &&str| prepare(&model, prompt, r#", "profile": "auto""#).request;
+    assert_eq!(serve(engine, prompts.iter().map(auto).collect()), alone);
+    assert!(alone.iter().map(|answer| answer.rewinds).sum::<usize>() > 0, "nothing was judged");
+}
+
+#[test]
+fn a_rewind_budget_moves_thresholds_of_later_requests() {
+    let (model, _) = load(|o| o.rewind_budget = Some(0.2));
+    let prepare = |parameters: &str| model.prepare(text("hi"), &json(parameters)).unwrap();
+    let own = prepare("{}");
+    assert_eq!(model.threshold_offset(), Some(0.0));
+    let (id, reason) = (RequestId(0), RewindReason::Suspect);
+    // Every token is rewound.
+    let spend = |prepared: &Prepared| {
+        let mut tally = prepared.tally.clone();
+        for _ in 0..20_000 {
+            tally.event(&Event::Rewound { id, reason, tokens: 1 });
+            tally.event(&token(id));
+        }
+        model.finished(&tally);
+    };
+    // These say nothing about the threshold of the profile.
+    spend(&prepare(r#"{"threshold": 0.5}"#));
+    spend(&prepare(r#"{"policy": "lossless"}"#));
+    assert_eq!(model.threshold_offset(), Some(0.0));
+    spend(&own);
+    let offset = model.threshold_offset().unwrap();
+    assert!(offset > 0.0);
+    let later = prepare("{}");
+    assert!(later.frozen.gate.threshold > own.frozen.gate.threshold);
+    assert!((later.frozen.gate.threshold - (3.35 + 0.15 * (1.0 + offset))).abs() < 1e-6);
+    assert_eq!(later.frozen.thermal_coefficient, 1.0);
+    // A given threshold is what it says.
+    assert_eq!(prepare(r#"{"threshold": 0.5}"#).frozen.gate.threshold, 0.5);
+    // Requests from before the move do not count twice.
+    spend(&own);
+    assert_eq!(model.threshold_offset(), Some(offset));
+
+    let (free, _) = load(|_| ());
+    assert_eq!(free.threshold_offset(), None);
+}
+
+fn token(id: RequestId) -> Event {
+    Event::Token {
+        id,
+        committed: Committed {
+            token: 1,
+            text: String::new(),
+            statistics: None,
+            decision: Decision::Rewound,
+            logprobs: Arc::new([]),
+        },
+    }
 }
 
 #[test]
@@ -455,6 +591,7 @@ struct Answer {
     text: String,
     finish: FinishReason,
     rewinds: usize,
+    candidate: Option<usize>,
 }
 
 fn answer(model: &Model, engine: AnyEngine, policy: &str) -> Vec<u32> {
@@ -491,6 +628,7 @@ fn serve(engine: AnyEngine, requests: Vec<rewind_engine::Request>) -> Vec<Answer
             text: String::new(),
             finish: FinishReason::Length,
             rewinds: 0,
+            candidate: None,
         })
         .collect();
     for (index, event) in events {
@@ -500,6 +638,7 @@ fn serve(engine: AnyEngine, requests: Vec<rewind_engine::Request>) -> Vec<Answer
                 answer.tokens.push(committed.token);
                 answer.text.push_str(&committed.text);
             }
+            Event::GateChosen { candidate, .. } => answer.candidate = Some(candidate),
             Event::Rewound { .. } => answer.rewinds += 1,
             Event::Finished { reason, text, .. } => {
                 answer.text.push_str(&text);

@@ -5,8 +5,7 @@
 use std::mem;
 
 use rewind_engine::{Committed, Event, FinishReason};
-use rewind_monitor::Gate;
-use rewind_serving::{Parameters, Prepared};
+use rewind_serving::{Frozen, Parameters, Prepared, Tally};
 
 use crate::ffi::{Code, Error};
 use crate::metrics::Record;
@@ -15,6 +14,9 @@ use crate::metrics::Record;
 #[derive(Debug)]
 pub(crate) struct Answer {
     terms: Terms,
+    /// What the prompt may choose from instead of the terms' own.
+    candidates: Vec<Frozen>,
+    tally: Tally,
     stream: bool,
     /// Not sent yet.
     part: Part,
@@ -22,18 +24,16 @@ pub(crate) struct Answer {
 }
 
 /// What every response of a request is built with; fixed at admission.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     /// Which outputs to build.
     pub(crate) wanted: Wanted,
-    /// Detector and threshold, frozen.
-    pub(crate) gate: Gate,
+    /// Profile, detector, threshold and KT, frozen.
+    pub(crate) frozen: Frozen,
     /// Tokens of the prompt.
     pub(crate) prompt_tokens: u32,
     /// Seed that repeats the answer.
     pub(crate) seed: u64,
-    /// KT at admission.
-    pub(crate) thermal_coefficient: f32,
 }
 
 /// Outputs that the client asked for and has switched on.
@@ -121,11 +121,12 @@ impl Answer {
         Self {
             terms: Terms {
                 wanted: Wanted::new(parameters, outputs),
-                gate: prepared.gate,
+                frozen: prepared.frozen.clone(),
                 prompt_tokens: prepared.prompt_tokens,
                 seed: prepared.seed,
-                thermal_coefficient: prepared.thermal_coefficient,
             },
+            candidates: prepared.candidates.clone(),
+            tally: prepared.tally.clone(),
             stream: parameters.stream,
             part: Part { text: text.unwrap_or_default(), ..Part::default() },
             clock: Clock { arrived, token: None },
@@ -137,12 +138,24 @@ impl Answer {
         &self.terms
     }
 
+    /// What the request has spent of the rewind budget.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Takes the events of one iteration, in order. `at`: when it ended, in nanoseconds.
     pub(crate) fn take(&mut self, events: Vec<Event>, at: u64, record: &mut Record) -> Progress {
         let committed = events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
         self.clock(committed, at, record);
         for event in events {
+            self.tally.event(&event);
             match event {
+                Event::GateChosen { candidate, .. } => {
+                    if let Some(chosen) = self.candidates.get(candidate) {
+                        self.terms.frozen = chosen.clone();
+                        record.threshold(chosen.gate.threshold);
+                    }
+                }
                 Event::Token { committed, .. } => {
                     record.token(&committed);
                     self.part.text.push_str(&committed.text);
@@ -199,21 +212,37 @@ mod tests {
     use std::sync::Arc;
 
     use rewind_engine::{Decision, RequestId, RewindReason};
-    use rewind_monitor::Detector;
+    use rewind_monitor::{Detector, Gate};
 
     use super::*;
 
     const ID: RequestId = RequestId(1);
 
+    fn frozen(profile: &str, threshold: f32) -> Frozen {
+        let gate = Gate { detector: Detector::Entropy, threshold };
+        Frozen { profile: profile.into(), gate, thermal_coefficient: 1.0 }
+    }
+
+    #[test]
+    fn the_prompts_choice_is_what_the_answer_tells() {
+        let mut answer = answer(true, None);
+        answer.candidates = vec![frozen("code", 2.0), frozen("math", 3.0)];
+        let (mut record, chosen) = (Record::default(), Event::GateChosen { id: ID, candidate: 1 });
+        assert_eq!(answer.take(vec![chosen], 1, &mut record), Progress::Nothing);
+        assert_eq!(answer.terms().frozen, frozen("math", 3.0));
+        assert_eq!(record.latest_threshold(), Some(3.0));
+    }
+
     fn answer(stream: bool, prompt: Option<&str>) -> Answer {
         Answer {
             terms: Terms {
                 wanted: Wanted::default(),
-                gate: Gate { detector: Detector::Entropy, threshold: 1.0 },
+                frozen: frozen("prose", 1.0),
                 prompt_tokens: 5,
                 seed: 1,
-                thermal_coefficient: 1.0,
             },
+            candidates: Vec::new(),
+            tally: Tally::default(),
             stream,
             part: Part { text: prompt.unwrap_or_default().into(), ..Part::default() },
             clock: Clock { arrived: 0, token: None },

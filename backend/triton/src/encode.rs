@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 
 use rewind_engine::{Committed, FinishReason, TokenLogprob};
+use rewind_serving::Frozen;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Part, Terms};
@@ -28,7 +29,7 @@ impl<T: Fn(u32) -> String> Encoder<'_, T> {
     /// # Errors
     /// Triton gives no memory for an output.
     pub(crate) fn fill(&self, response: &mut Response<'_>, part: &Part) -> Result<(), Error> {
-        let Terms { wanted, gate, prompt_tokens, .. } = self.terms;
+        let Terms { wanted, frozen: Frozen { gate, .. }, prompt_tokens, .. } = self.terms;
         let tokens = &part.tokens;
         if wanted.text {
             self.texts(response, c"text_output", [part.text.as_str()])?;
@@ -93,8 +94,9 @@ impl<T: Fn(u32) -> String> Encoder<'_, T> {
                 response.parameter(c"seed", ParameterOut::Text(&self.terms.seed.to_string()))?;
             }
         }
-        let coefficient = f64::from(self.terms.thermal_coefficient);
-        response.parameter(c"thermal_coefficient", ParameterOut::Double(coefficient))
+        let coefficient = f64::from(self.terms.frozen.thermal_coefficient);
+        response.parameter(c"thermal_coefficient", ParameterOut::Double(coefficient))?;
+        response.parameter(c"profile", ParameterOut::Text(&self.terms.frozen.profile))
     }
 
     fn texts<'t>(
@@ -220,10 +222,13 @@ mod tests {
     fn terms(wanted: Wanted) -> Terms {
         Terms {
             wanted,
-            gate: Gate { detector: Detector::Entropy, threshold: 1.5 },
+            frozen: Frozen {
+                profile: "prose".into(),
+                gate: Gate { detector: Detector::Entropy, threshold: 1.5 },
+                thermal_coefficient: 1.25,
+            },
             prompt_tokens: 5,
             seed: 9,
-            thermal_coefficient: 1.25,
         }
     }
 
@@ -278,7 +283,7 @@ mod tests {
         assert_eq!(bytes(&sent, "rewinds"), 3_u32.to_le_bytes());
         let ids = sent.output("token_ids").unwrap();
         assert_eq!((ids.datatype, &ids.shape[..]), (number(DataType::Int32), &[2][..]));
-        let parameters = [("seed", "9"), ("thermal_coefficient", "1.25")];
+        let parameters = [("seed", "9"), ("thermal_coefficient", "1.25"), ("profile", "prose")];
         let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(sent.parameters, parameters);
     }

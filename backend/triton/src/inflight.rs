@@ -233,6 +233,7 @@ fn tell(service: &Service, conversation: &Conversation, events: Vec<Event>, at: 
             }
         }
         Progress::Last(part) => {
+            service.finished(&live.answer);
             let span = Span {
                 start: live.exchange.start(),
                 compute_start: live.compute_start,

@@ -554,10 +554,11 @@ impl State {
             Progress::Nothing => Verdict::Again(None),
             Progress::Part(part) => {
                 let first = !std::mem::replace(&mut sequence.begun, true);
-                Verdict::Again(Some(Reply { part, terms: *sequence.answer.terms(), first }))
+                Verdict::Again(Some(Reply { part, terms: sequence.answer.terms().clone(), first }))
             }
             Progress::Last(part) => {
-                let terms = *sequence.answer.terms();
+                service.finished(&sequence.answer);
+                let terms = sequence.answer.terms().clone();
                 Verdict::Last(Reply { part, terms, first: !sequence.begun }, sequence.spent)
             }
             Progress::Failed(error) => Verdict::Fail(error),

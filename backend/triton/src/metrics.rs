@@ -47,6 +47,7 @@ struct All<T> {
     rewound_tokens: T,
     entropy: T,
     threshold: T,
+    threshold_offset: T,
     thermal_coefficient: T,
     chip_celsius: T,
     pass_seconds: T,
@@ -100,6 +101,11 @@ impl Families {
             threshold: family(
                 "rewind_threshold",
                 "Execution threshold frozen for the latest request, in the unit of its detector's score",
+                Gauge,
+            )?,
+            threshold_offset: family(
+                "rewind_threshold_offset",
+                "How far the rewind budget has moved thresholds from the profile's own, in noise floors",
                 Gauge,
             )?,
             thermal_coefficient: family(
@@ -189,6 +195,17 @@ impl Record {
         }
     }
 
+    /// The threshold of a request was frozen.
+    pub(crate) fn threshold(&mut self, threshold: f32) {
+        self.threshold = Some(threshold);
+    }
+
+    /// The threshold that is to be pushed.
+    #[cfg(test)]
+    pub(crate) fn latest_threshold(&self) -> Option<f32> {
+        self.threshold
+    }
+
     /// Draft KV was discarded.
     pub(crate) fn rewind(&mut self, reason: RewindReason, tokens: u32) {
         self.rewinds[place(&RewindReason::ALL, &reason)] += 1;
@@ -249,6 +266,7 @@ struct Labelled {
     entropy: Metric,
     /// Made with their first value: what was not measured yet is not 0.
     threshold: Late,
+    threshold_offset: Late,
     chip_celsius: Late,
     thermal_coefficient: Late,
     draft_seconds: Metric,
@@ -322,11 +340,6 @@ impl Metrics {
         add(&mut lock(&self.record));
     }
 
-    /// Notes the threshold of a new request.
-    pub(crate) fn threshold(&self, threshold: f32) {
-        lock(&self.record).threshold = Some(threshold);
-    }
-
     /// Shows Triton everything recorded so far.
     pub(crate) fn push(&self) {
         let mut metrics = lock(&self.metrics);
@@ -336,9 +349,12 @@ impl Metrics {
         }
     }
 
-    /// Shows Triton the temperature.
-    pub(crate) fn thermal(&self, reading: ThermalReading) {
+    /// Shows Triton the temperature, and the offset of thresholds if there is a rewind budget.
+    pub(crate) fn condition(&self, Condition { thermal: reading, offset }: Condition) {
         if let Some(metrics) = &mut *lock(&self.metrics) {
+            if let Some(offset) = offset {
+                metrics.threshold_offset.set(offset.into());
+            }
             metrics.thermal_coefficient.set(reading.coefficient.into());
             match reading.celsius {
                 Some(celsius) => metrics.chip_celsius.set(celsius.into()),
@@ -377,6 +393,7 @@ impl Labelled {
             rewound_tokens: plain(&families.rewound_tokens)?,
             entropy: plain(&families.entropy)?,
             threshold: late(&families.threshold),
+            threshold_offset: late(&families.threshold_offset),
             chip_celsius: late(&families.chip_celsius),
             thermal_coefficient: late(&families.thermal_coefficient),
             draft_seconds: with(&families.pass_seconds, "pass", "draft")?,
@@ -448,6 +465,15 @@ impl Labelled {
     }
 }
 
+/// What a model is like at a moment, whatever its requests are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Condition {
+    /// The chip's temperature and KT.
+    pub(crate) thermal: ThermalReading,
+    /// How far thresholds are from the profiles' own, in noise floors, if there is a rewind budget.
+    pub(crate) offset: Option<f32>,
+}
+
 /// Sees every iteration of an engine, on the engine's thread.
 #[derive(Debug)]
 pub(crate) struct StepObserver(pub(crate) Arc<Metrics>);
@@ -466,20 +492,20 @@ pub(crate) struct Ticker {
 }
 
 impl Ticker {
-    /// Starts the thread. `thermal` reads the temperature that is to be shown.
+    /// Starts the thread. `condition` reads what is to be shown that no request brings.
     ///
     /// # Errors
     /// The operating system has no thread left.
     pub(crate) fn start(
         metrics: Arc<Metrics>,
-        thermal: impl Fn() -> ThermalReading + Send + 'static,
+        condition: impl Fn() -> Condition + Send + 'static,
     ) -> Result<Self, Error> {
         let (stop, stopped) = bounded(0);
         let thread = std::thread::Builder::new()
             .name("rewind-metrics".into())
             .spawn(move || {
                 loop {
-                    metrics.thermal(thermal());
+                    metrics.condition(condition());
                     metrics.push();
                     if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
                         return;

@@ -15,7 +15,7 @@ use crate::ffi::{
 };
 use crate::inflight::Inflight;
 use crate::iterative::Iterative;
-use crate::metrics::{Families, Metrics, Ticker};
+use crate::metrics::{Condition, Families, Metrics, Ticker};
 use crate::placement;
 
 /// A loaded model: one engine, however many instances point at it.
@@ -140,7 +140,9 @@ fn start(
             Arc::new(Iterative::start(service, engine, ready.clone())?)
         }
     };
-    let ticker = Ticker::start(metrics, move || model.thermal())?;
+    let condition =
+        move || Condition { thermal: model.thermal(), offset: model.threshold_offset() };
+    let ticker = Ticker::start(metrics, condition)?;
     Ok((driver, ticker))
 }
 
@@ -165,17 +167,28 @@ impl Service {
         let Decoded { prompt, parameters, outputs } = decode(exchange.request()?, self.batched)?;
         let echo = parameters.echoes_prompt().map_err(request_error)?;
         let prepared = self.model.prepare(prompt, &parameters).map_err(request_error)?;
-        self.metrics.threshold(prepared.gate.threshold);
+        let threshold = prepared.frozen.gate.threshold;
+        // Else the prompt chooses it, and it is told then.
+        if prepared.candidates.is_empty() {
+            self.metrics.record(|record| record.threshold(threshold));
+        }
         tracing::debug!(
             id = exchange.request()?.id()?,
             prompt_tokens = prepared.prompt_tokens,
             policy = %prepared.request.policy,
-            threshold = prepared.gate.threshold,
+            profile = %prepared.frozen.profile,
+            candidates = prepared.candidates.len(),
+            threshold,
             seed = prepared.seed,
             "request admitted"
         );
         let answer = Answer::new(&parameters, &outputs, &prepared, echo, exchange.start());
         Ok(Admitted { request: prepared.request, answer })
+    }
+
+    /// Notes that a request has ended well.
+    pub(crate) fn finished(&self, answer: &Answer) {
+        self.model.finished(answer.tally());
     }
 
     /// What builds the responses of a request.

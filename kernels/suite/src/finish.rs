@@ -6,10 +6,10 @@ use rewind_kernels::arguments::{
     NONE, PADDING,
 };
 use rewind_kernels::sampling::{finish, logits_stride, tiles as tiles_of};
-use rewind_monitor::{Detector, Gate, Statistics, oracle};
+use rewind_monitor::{Gate, Statistics, oracle};
 
 use crate::lab::same_bits;
-use crate::sampling::{Rows, UNTOUCHED, Wish, random_logits};
+use crate::sampling::{DETECTORS, Rows, UNTOUCHED, Wish, random_logits};
 use crate::tile::tiles;
 use crate::{Case, Lab, Random};
 
@@ -54,7 +54,7 @@ fn long(lab: &mut Lab<'_>) -> Result<()> {
 fn gates(lab: &mut Lab<'_>) -> Result<()> {
     let mut random = Random::new(3);
     let mut wishes = Vec::new();
-    for detector in Detector::ALL {
+    for detector in DETECTORS {
         let logits = random.normals(300, 2.0);
         // What the kernel itself finds decides: just above, at, and just below it.
         let gate = Some(Gate { detector, threshold: 0.0 });
@@ -72,7 +72,7 @@ fn gates(lab: &mut Lab<'_>) -> Result<()> {
         let gate = Some(Gate { detector, threshold: -1e30 });
         let only = Wish { gate, ..Wish::greedy(vec![3.0]) };
         let (answers, _) = run(lab, &Rows::new(&[only]), None)?;
-        ensure!(answers[0].suspect == u32::from(detector != Detector::Margin), "{answers:?}");
+        ensure!(answers[0].suspect == u32::from(!detector.reads_margin()), "{answers:?}");
     }
     check(lab, &wishes)
 }
@@ -98,7 +98,7 @@ fn random_plain_wish(vocabulary: usize, i: usize, random: &mut Random) -> Wish {
     let temperatures = [0.0, 0.0, 1.0, 0.7, 1e-40, 1e30, f32::NAN];
     let temperature = temperatures[random.below(temperatures.len())];
     let gate = (random.below(2) == 0).then(|| Gate {
-        detector: Detector::ALL[random.below(3)],
+        detector: DETECTORS[random.below(DETECTORS.len())],
         threshold: [f32::INFINITY, 0.5, -1.0][random.below(3)],
     });
     Wish {

@@ -11,10 +11,10 @@ use rewind_kernels::arguments::{
 use rewind_kernels::packing::INPUT_UNIT;
 use rewind_kernels::product::product;
 use rewind_kernels::sampling::{head, logits_stride, tiles as tiles_of};
-use rewind_monitor::{Detector, Gate};
+use rewind_monitor::Gate;
 
 use crate::lab::same_bits;
-use crate::sampling::{Rows, Wish, random_sampling};
+use crate::sampling::{DETECTORS, Rows, Wish, random_sampling};
 use crate::tile::tiles;
 use crate::weights::Weights;
 use crate::{Case, Lab, Random, finish, logprobs};
@@ -123,7 +123,7 @@ fn not_finite(lab: &mut Lab<'_>) -> Result<()> {
 /// Wishes of every kind, whose logits are not known yet.
 fn random_wishes(count: usize, vocabulary: usize, random: &mut Random) -> Vec<Wish> {
     let mut wish = |i: usize| {
-        let gate = Gate { detector: Detector::ALL[i % 3], threshold: 0.5 };
+        let gate = Gate { detector: DETECTORS[i % DETECTORS.len()], threshold: 0.5 };
         let plain = |change: &dyn Fn(&mut Sampling)| Wish {
             position: 1000 + i as u32,
             gate: i.is_multiple_of(2).then_some(gate),

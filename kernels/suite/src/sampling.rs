@@ -6,12 +6,27 @@ use anyhow::{Result, ensure};
 use rewind_engine::sampling::{self, History, Sampling, Scratch};
 use rewind_engine::{Token, TokenMask};
 use rewind_kernels::arguments::{
-    Address, Answer, CHOICE_GATE, CHOICE_LOGPROBS, CHOICE_SUMS, Choice, ChooseArguments, NONE,
+    Address, Answer, CHOICE_GATE, CHOICE_LOGPROBS, CHOICE_SUMS, Choice, ChooseArguments,
+    DETECTOR_ENTROPY, DETECTOR_MARGIN, DETECTOR_TOP1, NONE,
 };
 use rewind_kernels::sampling::{Lists, choose, logits_stride};
-use rewind_monitor::{Detector, Gate};
+use rewind_monitor::{Detector, Fused, Gate};
 
 use crate::{Lab, Random};
+
+/// Every detector, the fused one with weights of both signs.
+pub(crate) const DETECTORS: [Detector; 4] = [
+    Detector::Entropy,
+    Detector::Top1,
+    Detector::Margin,
+    Detector::Fused(Fused {
+        bias: -0.7,
+        entropy: 0.31,
+        varentropy: -0.17,
+        ln_top1: -0.53,
+        margin: -1.9,
+    }),
+];
 
 /// Everything about one head row.
 #[derive(Clone, Debug)]
@@ -65,7 +80,7 @@ impl Wish {
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         let sums = self.sums
             || self.logprobs.is_some()
-            || self.gate.is_some_and(|gate| gate.detector != Detector::Margin);
+            || self.gate.is_some_and(|gate| gate.detector.reads_sums());
         let mut choice = Choice {
             seed: sampling.seed,
             slot: if self.chooses { slot } else { NONE },
@@ -73,7 +88,6 @@ impl Wish {
             flags: flag(sums, CHOICE_SUMS)
                 | flag(self.gate.is_some(), CHOICE_GATE)
                 | flag(self.logprobs.is_some(), CHOICE_LOGPROBS),
-            detector: self.gate.map_or(0, |gate| gate.detector as u32),
             threshold: self.gate.map_or(0.0, |gate| gate.threshold),
             temperature: sampling.temperature,
             top_p: sampling.top_p,
@@ -85,6 +99,12 @@ impl Wish {
             logprobs: self.logprobs.map_or(0, u32::from),
             ..Choice::PADDING
         };
+        match self.gate.map(|gate| gate.detector) {
+            None | Some(Detector::Entropy) => choice.detector = DETECTOR_ENTROPY,
+            Some(Detector::Top1) => choice.detector = DETECTOR_TOP1,
+            Some(Detector::Margin) => choice.detector = DETECTOR_MARGIN,
+            Some(Detector::Fused(fused)) => choice.judge_fused(fused.weights()),
+        }
         if self.chooses {
             lists.bias(&mut choice, &sampling.bias);
             if sampling.reads_history() {

@@ -239,7 +239,7 @@ fn serve<E: Executor>(
                         answer.tokens.push(committed.token);
                         answer.text.push_str(&committed.text);
                     }
-                    Event::Rewound { .. } => {}
+                    Event::GateChosen { .. } | Event::Rewound { .. } => {}
                     Event::Finished { reason, text, .. } => {
                         answer.text.push_str(&text);
                         answer.reason = reason;

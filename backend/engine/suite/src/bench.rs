@@ -9,6 +9,7 @@ use rewind_engine::{
     Choose, Executor, Input, Limits, Outputs, PageId, PageTable, Pass, Row, RowClass, RowResult,
     Slot, Ticket, Token, Weights,
 };
+use rewind_monitor::{Detector, Fused};
 
 use crate::Machine;
 use crate::model::TinyModel;
@@ -30,6 +31,20 @@ impl Sizes {
         self.slots * self.positions.div_ceil(page_tokens)
     }
 }
+
+/// Every detector, the fused one with weights of both signs.
+pub const DETECTORS: [Detector; 4] = [
+    Detector::Entropy,
+    Detector::Top1,
+    Detector::Margin,
+    Detector::Fused(Fused {
+        bias: -0.7,
+        entropy: 0.31,
+        varentropy: -0.17,
+        ln_top1: -0.53,
+        margin: -1.9,
+    }),
+];
 
 /// Sequences that the cases run beside each other.
 pub const SLOTS: usize = 8;

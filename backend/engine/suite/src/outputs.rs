@@ -10,7 +10,8 @@ use rewind_formats::{Format, Group};
 use rewind_monitor::{Detector, Gate, Statistics, oracle};
 
 use crate::bench::{
-    Bench, decisions, everything, generated, greedy, logits_of, prompt, prompt_rows, row, same_row,
+    Bench, DETECTORS, decisions, everything, generated, greedy, logits_of, prompt, prompt_rows,
+    row, same_row,
 };
 use crate::model::{Oddity, Precision, TinyModel, small_spec};
 use crate::{Case, Machine};
@@ -296,7 +297,7 @@ fn gates<M: Machine>(machine: &M) -> Result<()> {
     let mut bench = bench(machine)?;
     let token = prompt(4, 1, machine.scale().vocabulary)[0];
     let all = bench.one(Weights::Full, generated(0, 0, token, everything(0)))?;
-    for detector in Detector::ALL {
+    for detector in DETECTORS {
         let score = detector.score(&all.statistics);
         for (threshold, suspect) in [(score, false), (score - 1e-3, true), (f32::INFINITY, false)] {
             for statistics in [false, true] {

@@ -10,13 +10,13 @@ use rewind_checkpoint::Architecture;
 use rewind_engine::sampling::Sampling;
 use rewind_engine::text::Vocabulary;
 use rewind_engine::{
-    Decision, Engine, Event, Executor, FinishReason, Policy, Request, RequestId, Selection,
-    Settings, Stop, Token, TokenLogprob, Weights,
+    Decision, Engine, Event, Executor, FinishReason, GateChoice, Policy, Request, RequestId,
+    Selection, Settings, Stop, Token, TokenLogprob, Weights,
 };
 use rewind_formats::{Format, Group};
-use rewind_monitor::{Detector, Gate, Statistics};
+use rewind_monitor::{Candidate, Detector, Gate, PromptEntropies, Statistics};
 
-use crate::bench::{Sizes, prompt};
+use crate::bench::{DETECTORS, Sizes, prompt};
 use crate::model::{Precision, TinyModel, small_spec};
 use crate::{Case, Machine};
 
@@ -38,6 +38,8 @@ struct Answer {
     statistics: Vec<Option<Statistics>>,
     logprobs: Vec<Arc<[TokenLogprob]>>,
     rewinds: u32,
+    /// Which gate the prompt chose.
+    candidate: Option<usize>,
     reason: Option<FinishReason>,
 }
 
@@ -60,6 +62,8 @@ impl Answer {
         first_difference("log-probabilities", &self.logprobs, &found.logprobs)?;
         let (a, b) = (self.rewinds, found.rewinds);
         ensure!(a == b, "{b} rewinds, not {a}");
+        let (a, b) = (self.candidate, found.candidate);
+        ensure!(a == b, "the prompt chose gate {b:?}, not {a:?}");
         Ok(())
     }
 }
@@ -102,6 +106,7 @@ fn serve<E: Executor>(engine: &mut Engine<E>, requests: &[Request]) -> Result<Ve
                     answer.statistics.push(committed.statistics);
                     answer.logprobs.push(committed.logprobs);
                 }
+                Event::GateChosen { candidate, .. } => answer.candidate = Some(candidate),
                 Event::Rewound { .. } => answer.rewinds += 1,
                 Event::Finished { reason, text, .. } => {
                     answer.text.push_str(&text);
@@ -128,7 +133,7 @@ fn requests<M: Machine>(machine: &M, policy: Policy, temperature: f32) -> Vec<Re
         stop: Stop::default(),
         sampling: Sampling { temperature, seed: number as u64, ..Sampling::GREEDY },
         policy,
-        gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY },
+        gate: Gate { detector: Detector::Entropy, threshold: f32::INFINITY }.into(),
         prefill: if exact { Weights::Full } else { Weights::Draft },
         logprobs: Some(2),
     };
@@ -187,6 +192,16 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
         Policy::Off,
         Policy::Window { tokens: 5, refresh: 0 },
     ];
+    // Two kinds of prompts that all prompts here lie between.
+    let candidate = |gate| {
+        let prompts =
+            PromptEntropies { mean: 2.0, mean_deviation: 1.0, spread: 0.2, spread_deviation: 0.2 };
+        Candidate { gate, prompts }
+    };
+    let other = |gate: &Gate| {
+        let prompts = PromptEntropies { mean: 6.0, ..candidate(*gate).prompts };
+        Candidate { gate: Gate { threshold: f32::INFINITY, ..*gate }, prompts }
+    };
     // With fewer requests than policies, in several batches of different company.
     let count = machine.scale().requests;
     let mut batches = Vec::new();
@@ -195,10 +210,16 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
         for number in 0..count {
             let index = batch * count + number;
             let policy = policies[index % policies.len()];
-            let detector = Detector::ALL[index % Detector::ALL.len()];
+            let detector = DETECTORS[index % DETECTORS.len()];
             let temperature = if index.is_multiple_of(3) { 0.0 } else { 0.8 };
             let request = requests(machine, policy, temperature).swap_remove(number);
-            all.push(Request { gate: Gate { detector, threshold: median(detector)? }, ..request });
+            let gate = Gate { detector, threshold: median(detector)? };
+            // With statistics and without, judged by the draft and by nobody.
+            let gate = match index {
+                0..=2 | 6 => GateChoice::ByPrompt([other(&gate), candidate(gate)].into()),
+                _ => gate.into(),
+            };
+            all.push(Request { gate, ..request });
         }
         batches.push(all);
     }
@@ -212,7 +233,9 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
     for (number, batch) in batches.iter().enumerate() {
         let mut expected = Vec::new();
         for request in batch {
-            expected.extend(serve(&mut alone, std::slice::from_ref(request))?);
+            let answer = serve(&mut alone, std::slice::from_ref(request))?.remove(0);
+            chosen_as_named(&mut alone, request, &answer)?;
+            expected.push(answer);
         }
         for (verify_rows, verify_wait) in [(1, 0), (6, 3)] {
             let mut engine = engine(machine, pooled(verify_rows, verify_wait))?;
@@ -231,6 +254,22 @@ fn neighbours<M: Machine>(machine: &M) -> Result<()> {
     }
     ensure!(drafts > 0 && rewinds > 0, "{drafts} draft tokens, {rewinds} rewinds: want both");
     Ok(())
+}
+
+/// A gate that a prompt chose does as one that was named.
+fn chosen_as_named<E: Executor>(
+    engine: &mut Engine<E>,
+    request: &Request,
+    answer: &Answer,
+) -> Result<()> {
+    let GateChoice::ByPrompt(candidates) = &request.gate else { return Ok(()) };
+    let off = request.policy == Policy::Off;
+    ensure!(answer.candidate.is_none() == off, "{}: {:?}", request.policy, answer.candidate);
+    let gate = candidates[answer.candidate.unwrap_or(0)].gate;
+    let named = Request { gate: gate.into(), ..request.clone() };
+    let named = serve(engine, &[named])?.remove(0);
+    let named = Answer { candidate: answer.candidate, ..named };
+    named.identical(answer).context("a gate that the prompt chose, and the same by name")
 }
 
 fn reruns<M: Machine>(machine: &M) -> Result<()> {

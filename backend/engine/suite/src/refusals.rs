@@ -9,7 +9,7 @@ use rewind_engine::{
 use rewind_formats::Format;
 use rewind_monitor::{Detector, Gate};
 
-use crate::bench::{Bench, everything, row, same};
+use crate::bench::{Bench, DETECTORS, everything, row, same};
 use crate::model::{Precision, TinyModel, small_spec};
 use crate::{Case, Machine};
 
@@ -110,13 +110,15 @@ fn spoilers<E: Executor>(bench: &Bench<E>) -> Vec<(String, Spoil)> {
             p.rows[0].gate = gate(Detector::Entropy);
         }),
     );
-    add(
-        "chooses no token".into(),
-        Box::new(move |p| {
-            p.rows[0].outputs.choose = None;
-            p.rows[0].gate = gate(Detector::Margin);
-        }),
-    );
+    for detector in DETECTORS.into_iter().filter(|detector| detector.reads_margin()) {
+        add(
+            format!("a {detector} gate on a row that chooses no token"),
+            Box::new(move |p| {
+                p.rows[0].outputs.choose = None;
+                p.rows[0].gate = gate(detector);
+            }),
+        );
+    }
     add(
         "mask of 2 words".into(),
         Box::new(|p| {

@@ -127,7 +127,7 @@ pub(crate) fn request(prompt: &[u32], max_tokens: u32, policy: Policy) -> Reques
         stop: Stop::default(),
         sampling: Sampling::GREEDY,
         policy,
-        gate: Gate { detector: Detector::Entropy, threshold: 2.0 },
+        gate: Gate { detector: Detector::Entropy, threshold: 2.0 }.into(),
         prefill: Weights::Full,
         logprobs: None,
     }
