@@ -46,6 +46,8 @@ enum Bench {
     Regret(Further),
     /// Perplexity of a book chapter under the shadow and under the draft formats
     Perplexity(Further),
+    /// How well detectors see where draft and shadow part, in five domains; writes the records to docs/dataset/
+    Dataset(Further),
     /// What each format of a draft loses and saves; writes docs/benchmarks/formats.md
     Formats(formats::Options),
     /// What layers with fewer bits cost, in order of importance and in none; writes docs/benchmarks/plans.md
@@ -99,6 +101,14 @@ const PERPLEXITY: Recipe = Recipe {
     ],
     tests: None,
 };
+const DATASET: Recipe = Recipe {
+    commands: &[
+        &["calibrate", "--draft", "int8", "--records", "docs/dataset/int8.parquet"],
+        &["calibrate", "--draft", "int6-g64", "--records", "docs/dataset/int6-g64.parquet"],
+        &["calibrate", "--draft", "int4-g32", "--records", "docs/dataset/int4-g32.parquet"],
+    ],
+    tests: None,
+};
 
 /// Lists the benches, or runs one.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
@@ -110,6 +120,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Lossless(further)) => LOSSLESS.run(project, further),
         Some(Bench::Regret(further)) => REGRET.run(project, further),
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
+        Some(Bench::Dataset(further)) => DATASET.run(project, further),
         Some(Bench::Formats(options)) => formats::run(project, options),
         Some(Bench::Plans(options)) => plans::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
@@ -163,6 +174,7 @@ mod tests {
             "lossless     50 prompts",
             "regret",
             "perplexity",
+            "dataset",
             "formats",
             "plans",
             "cpu",

@@ -8,6 +8,7 @@
 mod arguments;
 mod bench;
 mod bench_engine;
+mod calibrate;
 mod generate;
 mod inspect;
 mod layers;
@@ -51,6 +52,8 @@ enum Command {
     BenchEngine(bench_engine::Arguments),
     /// Choose the format of each layer by its importance, and write a plan.
     Quantize(quantize::Arguments),
+    /// Fit detectors and thresholds to texts, and write them as profiles.
+    Calibrate(calibrate::Arguments),
     /// Show what is in a checkpoint and what this machine would make of it.
     Inspect(inspect::Arguments),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(arguments),
         Command::BenchEngine(arguments) => bench_engine::run(arguments),
         Command::Quantize(arguments) => quantize::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
     };
     match result {

@@ -13,8 +13,14 @@ use rewind_checkpoint::Architecture;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Weights small enough for unsure, and so for interesting, answers.
 fn model() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    folder().write(place.path());
+    place
+}
+
+/// Weights small enough for unsure, and so for interesting, answers.
+fn folder() -> Folder {
     let mut folder = Folder::new(&spec(Architecture::Llama), Element::F32);
     let mut state = 7_u32;
     for tensor in &mut folder.tensors {
@@ -25,9 +31,7 @@ fn model() -> TempDir {
             bytes.copy_from_slice(&(centre + reach * uniform).to_le_bytes());
         }
     }
-    let place = tempfile::tempdir().unwrap();
-    folder.write(place.path());
-    place
+    folder
 }
 
 fn rewind(arguments: &[&str]) -> Output {
@@ -300,6 +304,100 @@ fn a_quantized_checkpoint_can_be_the_draft() {
     let other = self::model();
     let error = failure(&with(path(&other)), 1);
     assert!(error.contains("hidden size is 192 in one and 32"), "{error}");
+}
+
+#[test]
+fn calibrate_writes_profiles_that_serve() {
+    let model = model();
+    let place = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = place.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // Words in an order that does not repeat, so that documents differ.
+    let words = ["the", "hello", "llama", "of", "some", "more", "then", "and"];
+    let text: Vec<_> = (0..1200_usize).map(|n| words[n * n % 61 % 8]).collect();
+    let text = write("text.txt", &text.join(" "));
+    let (out, records) = (place.path().join("profiles"), place.path().join("records.parquet"));
+    let (out, records) = (out.to_str().unwrap(), records.to_str().unwrap());
+    let fixed = ["calibrate", "--model", path(&model), "--device", "cpu", "--threads", "2"];
+    let own = [&fixed[..], &["--domain", "tiny", "--text", &text, "--context", "128"]].concat();
+    let run = [&own[..], &["--prompt", "8", "--budget", "0.3", "--out", out, "--records", records]];
+    let report = json(&run.concat());
+    let domain = &report["domains"][0];
+    assert_eq!((&domain["domain"], &domain["target"]), (&"tiny".into(), &"budget 0.3".into()));
+    let count = |half: &str, what: &str| domain[half][what].as_u64().unwrap();
+    assert!(count("train", "documents") >= 4 && count("test", "documents") >= 2, "{domain}");
+    assert!(count("train", "disagreements") > 0 && count("test", "disagreements") > 0);
+    assert_eq!(names(&domain["detectors"], "detector"), ["entropy", "top1", "margin", "fused"]);
+    assert!(domain["detectors"][2]["auc"].as_f64() > Some(0.6), "{domain}");
+    assert_eq!(domain["sampled"].as_array().unwrap().len(), 2);
+    assert_eq!(std::fs::read(records).unwrap()[..4], *b"PAR1");
+
+    // The profile is one that a model serves with, without a warning that it was fitted elsewhere.
+    let profile = format!("{out}/tiny.toml");
+    let serve = ["generate", "--model", path(&model), "--device", "cpu", "--prompt", "hello"];
+    for detector in ["entropy", "fused"] {
+        let rest = ["--profile", &profile, "--detector", detector, "--json"];
+        let output = rewind(&[&serve[..], &rest].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("fitted on"), "{said}");
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let threshold = answer["tokens"][0]["threshold"].as_f64().unwrap();
+        let expected = match detector {
+            "entropy" => domain["thresholds"]["entropy"]["threshold"].as_f64().unwrap(),
+            _ => {
+                let part = |part: &str| domain["fused"][part].as_f64().unwrap();
+                part("base") + part("noise_floor")
+            }
+        };
+        assert!((threshold - expected).abs() < 1e-5, "{detector}: {threshold} {expected}");
+    }
+
+    let other = [&own[..], &["--prompt", "8", "--recall", "0.9"]].concat();
+    let table = answer(&other);
+    assert!(table.contains("target recall 0.9") && table.contains("fused"), "{table}");
+
+    let built_in = ["--domain", "math,adversarial", "--documents", "6", "--context", "96"];
+    let report = json(&[&fixed[..], &built_in, &["--prompt", "16"]].concat());
+    assert_eq!(names(&report["domains"], "domain"), ["math", "adversarial", "default"]);
+    let steps = |place: usize| report["domains"][place]["train"]["steps"].as_u64().unwrap();
+    assert!(steps(2) > steps(0) + steps(1) / 2, "{report}");
+}
+
+#[test]
+fn calibrate_answers_chats() {
+    let mut folder = folder();
+    folder.tokenizer_config["chat_template"] =
+        "{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}".into();
+    let model = tempfile::tempdir().unwrap();
+    folder.write(model.path());
+    let fixed = ["calibrate", "--model", path(&model), "--device", "cpu", "--domain", "chat"];
+    let short = ["--documents", "5", "--max-tokens", "24", "--draft", "int4-g32"];
+    let report = json(&[&fixed[..], &short].concat());
+    let domain = &report["domains"][0];
+    let steps = domain["train"]["steps"].as_u64().unwrap() + domain["test"]["steps"].as_u64().unwrap();
+    // Each answer has 24 tokens unless it ends, and every one of them is fed.
+    assert!(steps > 5 && steps <= 5 * 24, "{domain}");
+}
+
+#[test]
+fn calibrate_refuses_what_cannot_be_fitted() {
+    let model = model();
+    let fixed = ["calibrate", "--model", path(&model), "--device", "cpu"];
+    let run = |rest: &[&str], code| failure(&[&fixed[..], rest].concat(), code);
+    let unknown = run(&["--domain", "poetry"], 1);
+    assert!(unknown.contains("\"poetry\"") && unknown.contains("adversarial"), "{unknown}");
+    let file = model.path().join("short.txt");
+    std::fs::write(&file, "too short").unwrap();
+    let short = run(&["--domain", "x", "--text", file.to_str().unwrap()], 1);
+    assert!(short.contains("short.txt") && short.contains("too few"), "{short}");
+    run(&["--text", file.to_str().unwrap()], 2);
+    run(&["--budget", "0.2", "--recall", "0.9"], 2);
+    run(&["--budget", "1.5"], 2);
+    let name = run(&["--domain", "auto", "--text", file.to_str().unwrap()], 1);
+    assert!(name.contains("\"auto\""), "{name}");
 }
 
 #[test]

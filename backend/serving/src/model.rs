@@ -205,6 +205,11 @@ impl Model {
         &self.generation
     }
 
+    /// Fingerprint of its weights; profiles name it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// What the executor can hold.
     pub fn limits(&self) -> &Limits {
         &self.limits
