@@ -5,6 +5,7 @@
 
 mod command;
 mod cpu;
+mod dead_compute;
 mod formats;
 mod fuzz;
 mod instructions;
@@ -50,6 +51,8 @@ enum Bench {
     Dataset(Further),
     /// What each format of a draft loses and saves; writes docs/benchmarks/formats.md
     Formats(formats::Options),
+    /// What a draft costs in tokens that nobody needed, and what policies give back; writes docs/benchmarks/dead-compute.md
+    DeadCompute(dead_compute::Options),
     /// What layers with fewer bits cost, in order of importance and in none; writes docs/benchmarks/plans.md
     Plans(plans::Options),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
@@ -122,6 +125,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
         Some(Bench::Dataset(further)) => DATASET.run(project, further),
         Some(Bench::Formats(options)) => formats::run(project, options),
+        Some(Bench::DeadCompute(options)) => dead_compute::run(project, options),
         Some(Bench::Plans(options)) => plans::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),

@@ -17,8 +17,10 @@ use crate::statistics::{Interval, Summary};
 /// Shadow passes of up to so many rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RewindCost {
-    /// Most rows of a pass.
+    /// Every number of rows up to this.
     pub rows: usize,
+    /// Numbers of rows above it that are measured too, ascending: what several sequences need together.
+    pub further: Vec<usize>,
     /// Tokens in the cache before them.
     pub context: usize,
     /// Parts that the turns are measured in; memory's bandwidth is sampled before each.
@@ -76,7 +78,8 @@ struct Kind {
 impl RewindCost {
     /// What the executor must have.
     pub fn room(&self) -> Room {
-        Room { slots: 1, rows: self.rows, positions: self.context + self.rows }
+        let rows = self.counts().max().unwrap_or(0);
+        Room { slots: 1, rows, positions: self.context + rows }
     }
 
     /// How often the session's `tick` is called.
@@ -139,10 +142,15 @@ impl RewindCost {
     fn kinds(&self) -> Vec<Kind> {
         let draft = Kind { weights: Weights::Draft, rows: 1, choosing: Choosing::All };
         let shadow = |rows, choosing| Kind { weights: Weights::Full, rows, choosing };
-        let all = (1..=self.rows).map(|rows| shadow(rows, Choosing::All));
+        let all = self.counts().map(|rows| shadow(rows, Choosing::All));
         // Of one row, all is the last.
-        let last = (2..=self.rows).map(|rows| shadow(rows, Choosing::Last));
+        let last = self.counts().skip(1).map(|rows| shadow(rows, Choosing::Last));
         [draft].into_iter().chain(all).chain(last).collect()
+    }
+
+    fn counts(&self) -> impl Iterator<Item = usize> {
+        let further = self.further.iter().copied().filter(|&rows| rows > self.rows);
+        (1..=self.rows).chain(further)
     }
 
     fn pass<E: Executor>(&self, rig: &mut Rig<'_, E>, kind: Kind) -> Result<f64, BenchError> {

@@ -173,12 +173,12 @@ fn pairs_with_and_without_the_monitor() {
 
 #[test]
 fn shadow_passes_are_compared_within_a_turn() {
-    let cost = RewindCost { rows: 5, context: 11, rounds: 2, turns: 4, seed: 0 };
+    let cost = RewindCost { rows: 5, further: vec![8], context: 11, rounds: 2, turns: 4, seed: 0 };
     let (figures, _) = measured(cost.room(), cost.ticks(), |session| cost.run(session));
     let passes: Vec<_> = figures.passes.iter().map(|p| (p.rows, p.choosing)).collect();
-    let all = (1..=5).map(|rows| (rows, Choosing::All));
-    let last = (2..=5).map(|rows| (rows, Choosing::Last));
-    assert_eq!(passes, all.chain(last).collect::<Vec<_>>());
+    let all = [1, 2, 3, 4, 5, 8].map(|rows| (rows, Choosing::All));
+    let last = [2, 3, 4, 5, 8].map(|rows| (rows, Choosing::Last));
+    assert_eq!(passes, [&all[..], &last].concat());
     let single = &figures.passes[0];
     assert_eq!((single.shadow_rows.low, single.shadow_rows.high), (1.0, 1.0));
     for pass in &figures.passes {

@@ -2,12 +2,15 @@
 //!
 //! Measuring is the work of `rewind-bench`; here are the flags, the model, and the printing.
 
+mod dead_compute;
 mod overhead;
 mod rewind_cost;
 mod setting;
 mod speed;
 mod table;
 mod throughput;
+
+pub(crate) use self::table::Table;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -32,6 +35,8 @@ enum Measurement {
     Overhead(overhead::Arguments),
     /// What a rewind costs: shadow passes of several rows against draft steps.
     RewindCost(rewind_cost::Arguments),
+    /// What a draft costs in tokens that nobody needed, and what each policy gives back.
+    DeadCompute(dead_compute::Arguments),
     /// Tokens a second of every policy against the rate at which the monitor fires.
     Throughput(throughput::Arguments),
 }
@@ -44,6 +49,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Measurement::Batch(arguments) => speed::batch(&arguments),
         Measurement::Overhead(arguments) => overhead::run(&arguments),
         Measurement::RewindCost(arguments) => rewind_cost::run(&arguments),
+        Measurement::DeadCompute(arguments) => dead_compute::run(&arguments),
         Measurement::Throughput(arguments) => throughput::run(&arguments),
     }
 }

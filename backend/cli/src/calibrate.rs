@@ -1,6 +1,5 @@
 //! `rewind calibrate`: fit detectors and thresholds to texts, and say how good they are on texts held out.
 
-mod documents;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use rewind_serving::{AnyEngine, Model};
 use serde::Serialize;
 
 use crate::arguments::ModelArguments;
+use crate::documents::{self, Cut, file_name};
 use crate::{output, progress};
 
 /// Flags of `rewind calibrate`.
@@ -37,18 +37,8 @@ pub(crate) struct Arguments {
     text: Vec<PathBuf>,
     #[command(flatten)]
     target: TargetArguments,
-    /// Tokens that are read together; longer documents come in pieces.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
-    context: u32,
-    /// Tokens at the start of each piece that are read as a prompt and not judged; chats have their own.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    prompt: u32,
-    /// Read only this many documents of each built-in domain, from the start.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
-    documents: Option<u32>,
-    /// Tokens of an answer in the domain chat, at most.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
+    #[command(flatten)]
+    cut: Cut,
     /// Temperatures at which agreement is measured besides, with the same noise for draft and shadow.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.7,1", value_parser = temperature)]
     temperatures: Vec<f32>,
@@ -158,11 +148,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Wanted::BuiltIn(domains) => {
             let mut all = Vec::new();
             for &domain in domains {
-                all.extend(documents::built_in(&model, &mut engine, domain, &arguments)?);
+                all.extend(documents::built_in(&model, &mut engine, domain, &arguments.cut)?);
             }
             all
         }
-        Wanted::Own(domain) => documents::own(&model, domain, &arguments)?,
+        Wanted::Own(domain) => documents::own(&model, domain, &arguments.text, &arguments.cut)?,
     };
     let traces = read(&model, &mut engine, &documents, &arguments)?;
     let held: Vec<_> = documents
@@ -186,8 +176,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         shadow_identity: engine.executor().identity(Weights::Full),
         model: model.fingerprint().to_owned(),
         target: arguments.target.target().to_string(),
-        context: arguments.context,
-        prompt: arguments.prompt,
+        context: arguments.cut.context,
+        prompt: arguments.cut.prompt,
         seed: arguments.seed,
         budgets: rewind_evidence::BUDGETS,
         domains,
@@ -333,11 +323,6 @@ fn write_profiles(
 
 fn built_in(domain: &Domain) -> String {
     format!("built-in: {domain}")
-}
-
-/// The last part of a path: profiles tell nothing of the machine that they were made on.
-fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn plural(count: usize, what: &str) -> String {

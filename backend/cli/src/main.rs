@@ -9,6 +9,7 @@ mod arguments;
 mod bench;
 mod bench_engine;
 mod calibrate;
+mod documents;
 mod generate;
 mod inspect;
 mod layers;
@@ -21,6 +22,7 @@ mod reader;
 mod regret;
 mod run;
 mod score;
+mod stress;
 mod verify;
 
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ enum Command {
     Quantize(quantize::Arguments),
     /// Fit detectors and thresholds to texts, and write them as profiles.
     Calibrate(calibrate::Arguments),
+    /// The chip at full load, and whether its temperature moves what the monitor sees.
+    Stress(stress::Arguments),
     /// Show what is in a checkpoint and what this machine would make of it.
     Inspect(inspect::Arguments),
 }
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::BenchEngine(arguments) => bench_engine::run(arguments),
         Command::Quantize(arguments) => quantize::run(arguments),
         Command::Calibrate(arguments) => calibrate::run(arguments),
+        Command::Stress(arguments) => stress::run(&arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
     };
     match result {

@@ -10,9 +10,11 @@
 
 mod bootstrap;
 mod calibration;
+pub mod dead_compute;
 mod document;
 pub mod domain;
 mod error;
+mod heat;
 mod logistic;
 mod noise;
 mod profile;
@@ -20,6 +22,7 @@ mod ranking;
 mod record;
 mod records_file;
 mod target;
+pub mod tasks;
 mod trace;
 
 pub use bootstrap::{Resampling, interval};
@@ -28,6 +31,7 @@ pub use calibration::{
 };
 pub use document::{Document, Half, split};
 pub use error::{CalibrationError, RecordsError, TraceError};
+pub use heat::{Heat, HeatRound, HeatSummary};
 pub use logistic::{Logistic, NoContrast};
 pub use noise::MarginNoiseFit;
 pub use ranking::{Ranking, Step};

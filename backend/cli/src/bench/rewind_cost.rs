@@ -16,6 +16,9 @@ pub(crate) struct Arguments {
     /// Most rows of a shadow pass.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     rows: u16,
+    /// Numbers of rows above that to measure too, ascending.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    further: Vec<u16>,
     /// Tokens in the cache before them.
     #[arg(long, value_name = "N", default_value_t = 128)]
     context: u32,
@@ -31,6 +34,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cost = RewindCost {
         rows: arguments.rows.into(),
+        further: arguments.further.iter().copied().map(usize::from).collect(),
         context: arguments.context as usize,
         rounds: arguments.common.rounds(),
         turns: arguments.turns as usize,

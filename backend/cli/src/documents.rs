@@ -1,14 +1,14 @@
-//! The documents of a calibration, as the model reads them.
+//! Documents of calibrations and of the bench of dead compute, as the model reads them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use rewind_engine::Token;
 use rewind_evidence::Document;
 use rewind_evidence::domain::{Content, Domain};
 use rewind_serving::{AnyEngine, Model, Parameters, PolicyName, Prompt, Value};
 
-use super::{Arguments, file_name};
 use crate::arguments::{set_number, set_policy};
 use crate::progress;
 use crate::run::run_all;
@@ -17,20 +17,43 @@ use crate::run::run_all;
 const FILES_AS_DOCUMENTS: usize = 10;
 
 /// Chats that are answered side by side.
-pub(super) const BATCH: u32 = 16;
+pub(crate) const BATCH: u32 = 16;
 
 /// Fewest positions of a piece that are worth its prompt.
 const FEWEST_JUDGED: usize = 16;
 
+/// How texts are cut into documents.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Cut {
+    /// Tokens that are read together; longer documents come in pieces.
+    #[arg(long, value_name = "N", default_value_t = Cut::default().context, value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    pub(crate) context: u32,
+    /// Tokens at the start of each piece that are read as a prompt and not judged; chats have their own.
+    #[arg(long, value_name = "N", default_value_t = Cut::default().prompt, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt: u32,
+    /// Read only this many documents of each built-in domain, from the start.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) documents: Option<u32>,
+    /// Tokens of an answer in the domain chat, at most.
+    #[arg(long, value_name = "N", default_value_t = Cut::default().max_tokens, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+}
+
+impl Default for Cut {
+    fn default() -> Self {
+        Self { context: 512, prompt: 64, documents: None, max_tokens: 256 }
+    }
+}
+
 /// The documents of a built-in domain.
-pub(super) fn built_in(
+pub(crate) fn built_in(
     model: &Model,
     engine: &mut AnyEngine,
     domain: Domain,
-    arguments: &Arguments,
+    cut: &Cut,
 ) -> Result<Vec<Document>> {
     let mut sources = domain.sources(model.limits().vocabulary);
-    sources.truncate(arguments.documents.map_or(usize::MAX, |most| most as usize));
+    sources.truncate(cut.documents.map_or(usize::MAX, |most| most as usize));
     let mut documents = Vec::new();
     let mut chats = Vec::new();
     for source in sources {
@@ -42,20 +65,25 @@ pub(super) fn built_in(
                 continue;
             }
         };
-        documents.extend(pieces(model, domain.name(), &source.name, &tokens, arguments)?);
+        documents.extend(pieces(model, domain.name(), &source.name, &tokens, cut)?);
     }
-    documents.extend(answered(model, engine, domain.name(), &chats, arguments)?);
+    documents.extend(answered(model, engine, domain.name(), &chats, cut)?);
     Ok(documents)
 }
 
 /// Texts of one's own. Their names are the ends of their paths: records tell nothing of the machine.
-pub(super) fn own(model: &Model, domain: &str, arguments: &Arguments) -> Result<Vec<Document>> {
-    let whole = arguments.text.len() >= FILES_AS_DOCUMENTS;
+pub(crate) fn own(
+    model: &Model,
+    domain: &str,
+    paths: &[PathBuf],
+    cut: &Cut,
+) -> Result<Vec<Document>> {
+    let whole = paths.len() >= FILES_AS_DOCUMENTS;
     let mut documents = Vec::new();
-    for (number, path) in (1..).zip(&arguments.text) {
+    for (number, path) in (1..).zip(paths) {
         let tokens = encode(model, &read(path)?)?;
         let name = format!("{number} {}", file_name(path));
-        let of_file = pieces(model, domain, &name, &tokens, arguments)?;
+        let of_file = pieces(model, domain, &name, &tokens, cut)?;
         documents.extend(of_file.into_iter().zip(1..).map(|(mut document, piece)| {
             if !whole {
                 document.name = format!("{name}, piece {piece}");
@@ -81,9 +109,9 @@ fn pieces(
     domain: &str,
     name: &str,
     tokens: &[Token],
-    arguments: &Arguments,
+    cut: &Cut,
 ) -> Result<Vec<Document>> {
-    let (context, prompt) = (arguments.context as usize, arguments.prompt as usize);
+    let (context, prompt) = (cut.context as usize, cut.prompt as usize);
     let positions = model.limits().positions as usize;
     ensure!(
         context <= positions,
@@ -124,7 +152,7 @@ fn answered(
     engine: &mut AnyEngine,
     domain: &str,
     messages: &[String],
-    arguments: &Arguments,
+    cut: &Cut,
 ) -> Result<Vec<Document>> {
     if messages.is_empty() {
         return Ok(Vec::new());
@@ -134,7 +162,7 @@ fn answered(
         .map(|message| {
             let mut parameters = Parameters::default();
             set_policy(&mut parameters, PolicyName::Shadow)?;
-            set_number(&mut parameters, "max_tokens", Some(arguments.max_tokens))?;
+            set_number(&mut parameters, "max_tokens", Some(cut.max_tokens))?;
             parameters.set("temperature", Value::Double(0.0))?;
             parameters.set("chat", Value::Bool(true))?;
             let prepared = model.prepare(Prompt::Text(message.clone()), &parameters)?;
@@ -143,7 +171,7 @@ fn answered(
         .collect::<Result<Vec<_>>>()
         .with_context(|| format!("the domain {domain} cannot be read"))?;
     let prompts: Vec<_> = requests.iter().map(|request| request.prompt.clone()).collect();
-    let bar = progress::bar((messages.len() as u64) * u64::from(arguments.max_tokens), "answering");
+    let bar = progress::bar((messages.len() as u64) * u64::from(cut.max_tokens), "answering");
     let mut documents = Vec::with_capacity(messages.len());
     let mut rest = prompts.iter().zip(messages);
     while !requests.is_empty() {
@@ -152,7 +180,7 @@ fn answered(
         for trace in run_all(engine, batch, |_, _| ())? {
             let Some((prompt, message)) = rest.next() else { bail!("more answers than messages") };
             let tokens = [&prompt[..], &trace.ids()].concat();
-            bar.inc(arguments.max_tokens.into());
+            bar.inc(cut.max_tokens.into());
             documents.push(Document {
                 domain: domain.to_owned(),
                 name: message.clone(),
@@ -163,4 +191,9 @@ fn answered(
     }
     bar.finish_and_clear();
     Ok(documents)
+}
+
+/// The end of a path: what is written tells nothing of the machine.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
