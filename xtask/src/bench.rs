@@ -13,6 +13,7 @@ mod miri;
 mod monitor;
 mod options;
 mod plans;
+mod quantize;
 mod remarks;
 mod revision;
 mod spread;
@@ -50,6 +51,8 @@ enum Bench {
     Formats(formats::Options),
     /// What layers with fewer bits cost, in order of importance and in none; writes docs/benchmarks/plans.md
     Plans(plans::Options),
+    /// What each method of quantizing loses, and takes; writes docs/benchmarks/quantize.md
+    Quantize(quantize::Options),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
     Cpu(options::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
@@ -112,6 +115,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Perplexity(further)) => PERPLEXITY.run(project, further),
         Some(Bench::Formats(options)) => formats::run(project, options),
         Some(Bench::Plans(options)) => plans::run(project, options),
+        Some(Bench::Quantize(options)) => quantize::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
         Some(Bench::Monitor(options)) => monitor::run(project, options),
@@ -165,6 +169,7 @@ mod tests {
             "perplexity",
             "formats",
             "plans",
+            "quantize",
             "cpu",
             "triton",
             "monitor",
