@@ -14,6 +14,7 @@ mod miri;
 mod monitor;
 mod options;
 mod plans;
+mod quantize;
 mod remarks;
 mod revision;
 mod spread;
@@ -55,6 +56,8 @@ enum Bench {
     DeadCompute(dead_compute::Options),
     /// What layers with fewer bits cost, in order of importance and in none; writes docs/benchmarks/plans.md
     Plans(plans::Options),
+    /// What each method of quantizing loses, and takes; writes docs/benchmarks/quantize.md
+    Quantize(quantize::Options),
     /// Speed on a CPU, llama.cpp beside it; writes docs/benchmarks/cpu.md
     Cpu(options::Options),
     /// Speed through a server, the engine alone beside it; writes docs/benchmarks/triton.md
@@ -127,6 +130,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         Some(Bench::Formats(options)) => formats::run(project, options),
         Some(Bench::DeadCompute(options)) => dead_compute::run(project, options),
         Some(Bench::Plans(options)) => plans::run(project, options),
+        Some(Bench::Quantize(options)) => quantize::run(project, options),
         Some(Bench::Cpu(options)) => cpu::run(project, options),
         Some(Bench::Triton(options)) => triton::run(project, options),
         Some(Bench::Monitor(options)) => monitor::run(project, options),
@@ -181,6 +185,7 @@ mod tests {
             "dataset",
             "formats",
             "plans",
+            "quantize",
             "cpu",
             "triton",
             "monitor",

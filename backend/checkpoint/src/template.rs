@@ -81,6 +81,16 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The text of the begin-of-sequence token that it is rendered with; empty if there is none.
+    pub fn bos_token(&self) -> &str {
+        &self.bos_token
+    }
+
+    /// The text of the end-of-sequence token that it is rendered with; empty if there is none.
+    pub fn eos_token(&self) -> &str {
+        &self.eos_token
+    }
+
     /// Renders a conversation. With `add_generation_prompt` the result ends where the assistant's
     /// answer begins.
     ///

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use rewind_checkpoint::{Architecture, Checkpoint, LayerTensor, Message, TensorData, TensorName};
+use rewind_checkpoint::{
+    Architecture, Checkpoint, LayerTensor, Message, TensorData, TensorName, Tokenizer,
+};
 use serde_json::Value;
 
 /// The model's path; `None`, with a line that says so, where tests run without it.
@@ -55,10 +57,15 @@ fn ids_are_those_of_the_reference() {
     let cases: Value = serde_json::from_str(include_str!("golden/smollm2_tokens.json")).unwrap();
     let cases = cases.as_array().unwrap();
     assert!(cases.len() > 100);
+    let written = Tokenizer::from_json(&tokenizer.to_json().unwrap(), 49152).unwrap();
+    for id in 0..49152 {
+        assert_eq!(written.piece(id), tokenizer.piece(id), "{id}");
+    }
     for case in cases {
         let text = case["text"].as_str().unwrap();
         let ids = tokenizer.encode(text, true).unwrap();
         assert_eq!(Value::from(ids.clone()), case["smollm"], "{text:?}");
+        assert_eq!(written.encode(text, true).unwrap(), ids, "{text:?}");
         // Special tokens are the only text that pieces leave out.
         let plain = [
             "<|endoftext|>",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rewind_checkpoint::{
     Architecture, Checkpoint, CheckpointError, Container, LayerTensor, Message, ModelSpec,
-    RopeScaling, TensorData, TensorName,
+    RopeScaling, TensorData, TensorName, Tokenizer,
 };
 use rewind_formats::ggml::GgmlType;
 use serde_json::{Value as Json, json};
@@ -152,6 +152,27 @@ fn fingerprints_tell_models_apart() {
     assert_ne!(plain, fingerprint(&other));
 }
 
+/// As a `tokenizer.json` gives it back.
+fn written(tokenizer: &Tokenizer) -> Tokenizer {
+    Tokenizer::from_json(&tokenizer.to_json().unwrap(), tokenizer.vocab_size()).unwrap()
+}
+
+#[test]
+fn tokens_around_a_prompt_are_written() {
+    let spec = tiny::spec(Architecture::Llama);
+    for (begins, ends) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut file = tiny::gguf(&spec, Element::F16);
+        file.set("tokenizer.ggml.add_bos_token", Value::Bool(begins));
+        file.set("tokenizer.ggml.add_eos_token", Value::Bool(ends));
+        let checkpoint = open_gguf(&file).unwrap();
+        for tokenizer in [checkpoint.tokenizer(), &written(checkpoint.tokenizer())] {
+            let expected = [&[0][..usize::from(begins)], &[1][..usize::from(ends)]].concat();
+            assert_eq!(tokenizer.encode("", true).unwrap(), expected);
+            assert_eq!(tokenizer.encode("", false).unwrap(), [0; 0]);
+        }
+    }
+}
+
 #[test]
 fn both_tokenizers_agree() {
     let spec = tiny::spec(Architecture::Llama);
@@ -159,7 +180,8 @@ fn both_tokenizers_agree() {
     let folder = open_folder(&Folder::new(&spec, Element::F16)).unwrap();
     let id = |token: &str| gguf.tokenizer().token_id(token).unwrap();
     let [begin, end, he, ll] = ["<|begin|>", "<|end|>", "Ġhe", "ll"].map(id);
-    for tokenizer in [gguf.tokenizer(), folder.tokenizer()] {
+    let [of_gguf, of_folder] = [gguf.tokenizer(), folder.tokenizer()];
+    for tokenizer in [of_gguf, of_folder, &written(of_gguf), &written(of_folder)] {
         assert_eq!(tokenizer.vocab_size(), spec.vocab_size);
         // The file's truncation to three tokens must not apply.
         let ids = tokenizer.encode(" hello, é<|end|>", true).unwrap();
@@ -195,17 +217,18 @@ fn sentence_piece_ids_are_those_of_the_reference() {
     file.set("tokenizer.ggml.bos_token_id", Value::U32(1));
     file.set("tokenizer.ggml.eos_token_id", Value::U32(2));
     let checkpoint = open_gguf(&file).unwrap();
-    let tokenizer = checkpoint.tokenizer();
-    assert!(tokenizer.strips_leading_space());
     let cases = list(&golden["cases"]);
     assert!(cases.len() > 100);
-    for case in &cases {
-        let text = case["text"].as_str().unwrap();
-        let expected: Vec<u32> =
-            list(&case["ids"]).iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{text:?}");
-        if !text.contains('<') {
-            assert_eq!(tokenizer.decode(&expected), text);
+    for tokenizer in [checkpoint.tokenizer(), &written(checkpoint.tokenizer())] {
+        assert!(tokenizer.strips_leading_space());
+        for case in &cases {
+            let text = case["text"].as_str().unwrap();
+            let expected: Vec<u32> =
+                list(&case["ids"]).iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{text:?}");
+            if !text.contains('<') {
+                assert_eq!(tokenizer.decode(&expected), text);
+            }
         }
     }
 }

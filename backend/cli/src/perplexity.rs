@@ -10,10 +10,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
+use rewind_checkpoint::Checkpoint;
 use rewind_engine::{Executor, Token, Weights};
-use rewind_serving::Draft;
+use rewind_serving::{Draft, check_pair};
 use serde::Serialize;
 
 use crate::layers::Kept;
@@ -26,8 +27,8 @@ use crate::{output, progress};
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// `shadow`, or the format of a quantized copy, or plan:FILE.
-    #[arg(long, value_name = "shadow|FORMAT|plan:FILE", default_value = "shadow", value_parser = copy)]
+    /// `shadow`, or the format of a quantized copy, or plan:FILE, or `stored`: as the checkpoint has it.
+    #[arg(long, value_name = "shadow|FORMAT|plan:FILE|stored", default_value = "shadow", value_parser = copy)]
     weights: Copy,
     /// Text to score, UTF-8.
     #[arg(long, value_name = "FILE")]
@@ -45,6 +46,9 @@ pub(crate) struct Arguments {
     /// layers.
     #[arg(long)]
     compare: bool,
+    /// The checkpoint that the shadow is read from, if not --model: the original of a quantized folder.
+    #[arg(long, value_name = "PATH", requires = "compare")]
+    shadow: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -110,15 +114,25 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         draft.is_some() || shortened || !arguments.compare,
         "--compare needs a draft: give --weights a format or a plan"
     );
-    let with_shadow = draft.is_none() || arguments.compare && !shortened;
+    let original = match &arguments.shadow {
+        None => None,
+        Some(path) => {
+            let original = Checkpoint::open(path)
+                .with_context(|| format!("cannot load {}", path.display()))?;
+            check_pair(&checkpoint, &original)?;
+            Some(original)
+        }
+    };
+    let shadow = original.as_ref().unwrap_or(&checkpoint);
+    let beside = Some(shadow).filter(|_| draft.is_none() || arguments.compare && !shortened);
     let place = &arguments.place;
-    let mut executor = place.load_layers(&checkpoint, &kept, draft, with_shadow, context)?;
+    let mut executor = place.load_layers(&checkpoint, &kept, draft, beside, context)?;
     // What is compared with is of all layers, so it cannot be a copy in the same executor.
     let mut whole = match arguments.compare && shortened {
-        true => Some(place.load(&checkpoint, None, true, context)?),
+        true => Some(place.load(shadow, None, Some(shadow), context)?),
         false => None,
     };
-    drop(checkpoint);
+    drop((checkpoint, original));
     let chunks = text.chunks(arguments.chunks);
     let bar = progress::bar(chunks.len() as u64, "perplexity");
     let start = Instant::now();

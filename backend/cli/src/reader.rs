@@ -42,12 +42,13 @@ impl Where {
         self.threads.map_or_else(cores, usize::from)
     }
 
-    /// An executor with a draft, the shadow, or both, and room for so many positions.
+    /// An executor with a draft, a shadow, or both, and room for so many positions. The shadow may be of another
+    /// checkpoint than the draft.
     pub(crate) fn load(
         &self,
         checkpoint: &Checkpoint,
         draft: Option<&Draft>,
-        shadow: bool,
+        shadow: Option<&Checkpoint>,
         positions: usize,
     ) -> Result<AnyExecutor> {
         let kept = Kept::without(checkpoint.spec().layers, &[])?;
@@ -60,7 +61,7 @@ impl Where {
         checkpoint: &Checkpoint,
         layers: &Kept,
         draft: Option<&Draft>,
-        shadow: bool,
+        shadow: Option<&Checkpoint>,
         positions: usize,
     ) -> Result<AnyExecutor> {
         const PAGE_TOKENS: usize = 32;
@@ -70,44 +71,47 @@ impl Where {
         let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
         let bar = progress::percent("loading");
         let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
-        let source = |tensor| checkpoint.tensor(layers.original(tensor));
-        // A draft that is kept as it is stored is read in one go, the shadow beside it in another.
+        // A draft that is kept as it is stored is read in one go, the shadow beside it in another; so are two
+        // checkpoints.
         let stored = draft == Some(DraftFormats::Stored);
-        let kept = |tensor| checkpoint.stored_tensor(layers.original(tensor));
+        let apart = shadow
+            .filter(|&shadow| draft.is_some() && (stored || !std::ptr::eq(shadow, checkpoint)));
+        let joined = shadow.is_some() && apart.is_none();
+        let model = |tensor| match stored {
+            true => checkpoint.stored_tensor(layers.original(tensor)),
+            false => checkpoint.tensor(layers.original(tensor)),
+        };
         let executor = match self.device.choose()?.processor {
             Processor::Cpu => {
                 let isa = Isa::detect();
-                let load = |draft, shadow| {
-                    let options = rewind_cpu::LoadOptions { draft, shadow, threads, isa };
-                    CpuModel::load(spec, source, options, |p| show(p.done, p.total))
-                };
-                let model = if stored {
-                    let options = rewind_cpu::LoadOptions { draft, shadow: false, threads, isa };
-                    let model = CpuModel::load(spec, kept, options, |p| show(p.done, p.total))?;
-                    if shadow { model.with_shadow_of(load(None, true)?) } else { model }
-                } else {
-                    load(draft, shadow)?
-                };
+                let options =
+                    |draft, shadow| rewind_cpu::LoadOptions { draft, shadow, threads, isa };
+                let mut loaded =
+                    CpuModel::load(spec, model, options(draft, joined), |p| show(p.done, p.total))?;
+                if let Some(shadow) = apart {
+                    let spec = &layers.spec(shadow.spec());
+                    let source = |tensor| shadow.tensor(layers.original(tensor));
+                    let other = options(None, true);
+                    let other = CpuModel::load(spec, source, other, |p| show(p.done, p.total))?;
+                    loaded = loaded.with_shadow_of(other);
+                }
                 let page_tokens = PAGE_TOKENS;
                 let config =
                     rewind_cpu::Config { threads, slots, rows, pages, page_tokens, positions };
-                AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(model), config)?))
+                AnyExecutor::Cpu(Box::new(CpuExecutor::new(Arc::new(loaded), config)?))
             }
             Processor::Cuda(ordinal) => {
-                let mut model = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
+                let mut loaded = CudaModel::new(Driver::open(ordinal as usize)?, spec)?;
                 let placement = Placement::Device;
                 let options =
                     |draft, shadow| rewind_cuda::LoadOptions { draft, shadow, threads, placement };
-                if stored {
-                    model.load(kept, options(draft, false), |p| show(p.done, p.total))?;
-                    if shadow {
-                        model.load(source, options(None, true), |p| show(p.done, p.total))?;
-                    }
-                } else {
-                    model.load(source, options(draft, shadow), |p| show(p.done, p.total))?;
+                loaded.load(model, options(draft, joined), |p| show(p.done, p.total))?;
+                if let Some(shadow) = apart {
+                    let source = |tensor| shadow.tensor(layers.original(tensor));
+                    loaded.load(source, options(None, true), |p| show(p.done, p.total))?;
                 }
                 let config = rewind_cuda::Config { slots, rows, pages, positions };
-                AnyExecutor::Cuda(Box::new(CudaExecutor::new(model, config)?))
+                AnyExecutor::Cuda(Box::new(CudaExecutor::new(loaded, config)?))
             }
         };
         bar.finish_and_clear();

@@ -277,6 +277,88 @@ fn a_plan_is_made_shown_and_scored() {
 }
 
 #[test]
+fn a_quantized_folder_is_written_and_served() {
+    let model = model();
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let text = at("text.txt");
+    std::fs::write(&text, "Rewind takes back what it should not have said. ".repeat(12)).unwrap();
+    let make = ["quantize", "--model", path(&model), "--draft", "int4-g32"];
+    let reading = ["--text", &text, "--context", "48", "--chunks", "5"];
+    let perplexity = |model: &str, rest: &[&str]| {
+        let fixed = ["perplexity", "--model", model, "--text", &text, "--context", "48"];
+        json(&[&fixed[..], &["--device", "cpu"], rest].concat())
+    };
+    let at_load = perplexity(path(&model), &["--weights", "int4-g32", "--compare"]);
+    for method in ["rtn", "gptq", "awq"] {
+        let out = at(method);
+        let reads: &[&str] = if method == "rtn" { &[] } else { &reading };
+        let report = json(&[&make[..], &["--method", method, "--out", &out], reads].concat());
+        assert_eq!(report["out"], out.as_str());
+        assert!(report["seconds"].as_f64().unwrap() > 0.0);
+        assert!(report["peak_memory"].is_null() || report["peak_memory"].as_u64() > Some(1 << 20));
+        let manifest: Value =
+            serde_json::from_slice(&std::fs::read(at(method) + "/manifest.json").unwrap()).unwrap();
+        assert_eq!(report["manifest"], manifest);
+        assert_eq!(manifest["method"]["name"], method);
+        assert_eq!(manifest["calibration"]["chunks"].as_u64(), (method != "rtn").then_some(5));
+
+        let scored =
+            perplexity(&out, &["--weights", "stored", "--compare", "--shadow", path(&model)]);
+        let identity = scored["identity"].as_str().unwrap();
+        assert!(identity.starts_with("int4-g32"), "{identity}");
+        // Rounding is what loading does; the others are something else, and no worse on what they have read.
+        assert_eq!(scored["shadow"]["perplexity"], at_load["shadow"]["perplexity"]);
+        let divergence = |report: &Value| report["shadow"]["divergence"].as_f64().unwrap();
+        match method {
+            "rtn" => assert_eq!(scored["nll"], at_load["nll"]),
+            _ => assert!(divergence(&scored) < divergence(&at_load), "{method}: {scored}"),
+        }
+
+        let shown = json(&["inspect", "--model", &out, "--draft", "stored", "--device", "cpu"]);
+        let format = shown["drafts"][0]["format"].as_str().unwrap();
+        assert!(format.starts_with("stored (int4-g32"), "{format}");
+        let pair = ["--shadow", path(&model), "--prompt", "hello", "--max-tokens", "6"];
+        let draft = ["generate", "--model", &out, "--draft", "stored", "--ignore-eos"];
+        let served = json(&[&draft[..], &pair, &["--policy", "lossless"]].concat());
+        let shadow = ["generate", "--model", path(&model), "--policy", "shadow", "--ignore-eos"];
+        let expected = json(&[&shadow[..], &pair[2..]].concat());
+        assert_eq!(served["token_ids"], expected["token_ids"]);
+
+        let error = failure(&[&make[..], &["--method", method, "--out", &out], reads].concat(), 1);
+        assert!(error.contains("exists and is no unfinished run"), "{error}");
+    }
+    let said = answer(&[&make[..], &["--method", "rtn", "--out", &at("told")]].concat());
+    assert!(said.contains("int4-g32") && said.contains("bits for a weight"), "{said}");
+
+    let fails = |rest: &[&str], code: i32, said: &str| {
+        let error = failure(&[&make[..], rest].concat(), code);
+        assert!(error.contains(said), "{rest:?}: {error}");
+    };
+    let out = at("none");
+    fails(&["--method", "rtn"], 2, "--out");
+    fails(&["--method", "gptq", "--out", &out], 2, "--text");
+    fails(&["--method", "awq", "--out", &out], 2, "--text");
+    fails(&["--method", "rtn", "--out", &out, "--text", &text], 1, "rtn reads no text");
+    fails(&["--method", "rtn", "--out", &out, "--low", "int8"], 2, "--low");
+    fails(&["--method", "rtn", "--plan", "zd", "--out", &out], 2, "cannot be used with");
+    let stored = ["quantize", "--model", path(&model), "--draft", "stored", "--method", "rtn"];
+    let error = failure(&[&stored[..], &["--out", &out]].concat(), 1);
+    assert!(error.contains("leaves nothing to quantize"), "{error}");
+    let twice = ["quantize", "--model", &at("rtn"), "--method", "rtn", "--out", &out];
+    let error = failure(&twice, 1);
+    assert!(error.contains("quantized already"), "{error}");
+    let other = Folder::new(&quantized::spec(), Element::F16);
+    let folder = tempfile::tempdir().unwrap();
+    other.write(folder.path());
+    let pair = ["--weights", "stored", "--compare", "--shadow", path(&folder)];
+    let score = ["perplexity", "--model", &at("rtn"), "--text", &text, "--context", "48"];
+    let error = failure(&[&score[..], &pair].concat(), 1);
+    assert!(error.contains("do not belong together"), "{error}");
+    assert!(!place.path().join("none").exists());
+}
+
+#[test]
 fn a_quantized_checkpoint_can_be_the_draft() {
     let place = tempfile::tempdir().unwrap();
     let spec = quantized::spec();

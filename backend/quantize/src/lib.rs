@@ -4,26 +4,15 @@
 //! file that says so, which the backend takes as `draft: "plan:FILE"`. What has to be computed for that, an
 //! executor computes that the caller passes in: nothing here knows CPU or GPU.
 //!
-//! [`quantize`] writes a folder with the weights quantized by a [`Method`], one layer in memory at a time. It
-//! computes layers itself, since it needs what no executor gives: the inputs of every projection. **Not finished**: no
-//! command calls it, and only [`method`] has tests so far.
+//! With the feature `methods`, [`quantize`](methods::quantize) writes a folder with the quantized model. The backend only
+//! reads plans, and is built without it.
 #![forbid(unsafe_code)]
 
-mod archive;
-mod error;
-mod folder;
-mod forward;
 pub mod importance;
-mod manifest;
-pub mod method;
-mod names;
+#[cfg(feature = "methods")]
+pub mod methods;
 mod plan;
-mod run;
-mod source;
 mod target;
 
-pub use error::QuantizeError;
-pub use manifest::{Calibrated, Formats, Manifest, MethodSettings, Origin};
 pub use plan::{Made, Plan, PlanError};
-pub use run::{Calibration, Job, Method, quantize};
 pub use target::{Target, TargetError, average_bits};

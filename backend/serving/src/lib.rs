@@ -40,6 +40,7 @@ pub use model::{Memory, Model, ThermalReading};
 pub use options::{
     DEFAULT_REFRESH, DEFAULT_WINDOW, MAX_WINDOW, OPTION_KEYS, Options, OptionsError,
 };
+pub use pairing::check_pair;
 pub use parameters::{
     DEFAULT_MAX_TOKENS, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Parameters, SAMPLING_KEYS,
 };

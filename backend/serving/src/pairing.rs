@@ -11,7 +11,10 @@ use rewind_checkpoint::{Checkpoint, ModelSpec, Tokenizer};
 use crate::load_error::LoadError;
 
 /// Checks a model and the separate shadow for it.
-pub(crate) fn check_pair(model: &Checkpoint, shadow: &Checkpoint) -> Result<(), LoadError> {
+///
+/// # Errors
+/// They differ in something that the pair must share; it is named.
+pub fn check_pair(model: &Checkpoint, shadow: &Checkpoint) -> Result<(), LoadError> {
     check_specs(model.spec(), shadow.spec())?;
     check_tokenizers(model.tokenizer(), shadow.tokenizer())
 }

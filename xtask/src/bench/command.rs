@@ -25,6 +25,11 @@ impl Rewind {
         Self { program: program.to_owned(), root, model }
     }
 
+    /// The same on another model.
+    pub(super) fn of(&self, model: &Path) -> Self {
+        Self { program: self.program.clone(), root: self.root.clone(), model: model.to_owned() }
+    }
+
     /// What the command prints with `--json`.
     ///
     /// # Errors

@@ -11,6 +11,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 pub(crate) use pieces::{Alphabet, Pieces};
+use serde_json::json;
+
+/// Keys of `tokenizer.json`.
+const DECODER: &str = "decoder";
+const POST_PROCESSOR: &str = "post_processor";
 
 /// Tokenizer of a model.
 #[derive(Clone)]
@@ -88,6 +93,59 @@ impl Tokenizer {
         self.inner.token_to_id(token).filter(|&id| (id as usize) < self.vocab_size)
     }
 
+    /// The text of a `tokenizer.json` that [`from_json`](Self::from_json) makes the same tokenizer of, whatever file
+    /// this one came from.
+    ///
+    /// # Errors
+    ///
+    /// If the wrapped tokenizer cannot be written.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        let failed = |error: serde_json::Error| TokenizerError::Load(Box::new(error));
+        let mut json = serde_json::to_value(&self.inner).map_err(failed)?;
+        if json[DECODER].is_null() {
+            json[DECODER] = self.sentence_piece_decoder();
+        }
+        let Around { before, after } = &self.around;
+        if !(before.is_empty() && after.is_empty()) {
+            json[POST_PROCESSOR] = self.template(before, after);
+        }
+        serde_json::to_string(&json).map_err(failed)
+    }
+
+    /// What tokens of SentencePiece vocabularies become text by. The vocabularies of bytes bring theirs.
+    fn sentence_piece_decoder(&self) -> serde_json::Value {
+        let mut steps = vec![
+            json!({"type": "Replace", "pattern": {"String": pieces::SPACE.to_string()}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if self.strips_leading_space {
+            steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        json!({"type": "Sequence", "decoders": steps})
+    }
+
+    /// Tokens around a prompt as a post-processor.
+    fn template(&self, before: &[u32], after: &[u32]) -> serde_json::Value {
+        let text = |id: u32| self.inner.id_to_token(id).unwrap_or_default();
+        let special = |&id: &u32| json!({"SpecialToken": {"id": text(id), "type_id": 0}});
+        let sequence = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
+        let around = |sequences: Vec<serde_json::Value>| -> Vec<_> {
+            before.iter().map(special).chain(sequences).chain(after.iter().map(special)).collect()
+        };
+        let tokens: serde_json::Map<_, _> = before
+            .iter()
+            .chain(after)
+            .map(|&id| (text(id), json!({"id": text(id), "ids": [id], "tokens": [text(id)]})))
+            .collect();
+        json!({
+            "type": "TemplateProcessing",
+            "single": around(vec![sequence("A", 0)]),
+            "pair": around(vec![sequence("A", 0), sequence("B", 1)]),
+            "special_tokens": tokens,
+        })
+    }
+
     /// A tokenizer whose pieces are known. `vocab_size` is that of the model.
     pub(crate) fn new(
         mut inner: tokenizers::Tokenizer,
@@ -102,8 +160,12 @@ impl Tokenizer {
         Ok(Self { inner, pieces, around, vocab_size, strips_leading_space })
     }
 
-    /// Reads a `tokenizer.json`. `vocab_size` is that of the model.
-    pub(crate) fn from_json(json: &str, vocab_size: usize) -> Result<Self, TokenizerError> {
+    /// Reads the text of a `tokenizer.json`. `vocab_size` is that of the model.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, contradicts itself, or its tokens stand for no fixed bytes.
+    pub fn from_json(json: &str, vocab_size: usize) -> Result<Self, TokenizerError> {
         let inner = parse(json)?;
         let decoder = match inner.get_decoder() {
             Some(decoder) => serde_json::to_value(decoder)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rewind_checkpoint::{LayerTensor, ModelSpec};
 
-use crate::method::{View, add_product, map, product};
+use crate::methods::method::{View, add_product, map, product};
 
 /// Weights of a block, `[outputs, inputs]` row-major.
 pub(crate) type Weights = BTreeMap<LayerTensor, Vec<f32>>;
@@ -198,3 +198,6 @@ impl<'a> Forward<'a> {
 fn part(weights: &Weights, tensor: LayerTensor) -> &[f32] {
     weights.get(&tensor).map_or(&[], Vec::as_slice)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (arXiv
 //! 2210.17323), algorithm 1. Columns are taken as they come, in blocks of 128; the error of a column, divided by the
-//! diagonal of U (see [`Hessian`]), is taken off the columns behind it in proportion to U's row, at once within
+//! diagonal of U (see [`InverseFactor`]), is taken off the columns behind it in proportion to U's row, at once within
 //! the block and in one product for the columns after it. The grid of a group is searched when the group begins,
 //! on its weights as they are by then, with the search of the format itself.
 
@@ -12,51 +12,29 @@ use rewind_formats::{Format, Group, PackError, Packed, Scales, nf4};
 use super::codes::append_row;
 use super::product::{View, add_product};
 use super::workers::each;
-use super::{Hessian, TILE, below, rounded};
+use super::{InverseFactor, MethodError, TILE, below, rounded};
 
 /// Columns of a block; every group lies in one.
 pub(crate) const BLOCK: usize = 128;
 
-/// Why a matrix could not be quantized.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GptqError {
-    /// The weights cannot be packed.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// Sizes that do not go together.
-    #[error("a matrix of {cols} inputs cannot be quantized by the statistics of {inputs} inputs")]
-    Size {
-        /// Columns of the matrix.
-        cols: usize,
-        /// Inputs that the statistics are of.
-        inputs: usize,
-    },
-    /// The inputs overflow, or are NaN.
-    #[error(
-        "the statistics of the inputs cannot be inverted: the calibration text leads to numbers that are not finite"
-    )]
-    Inputs,
-}
-
-/// Quantizes `weights`, `[rows, cols]` and row-major, for inputs with these statistics.
+/// Quantizes `weights`, `[rows, cols]` and row-major, for inputs with the statistics that `factor` is of.
 ///
 /// Floats and `fp8`, whose values lie densest around zero in no fixed steps, are rounded plainly. The scale of a
 /// row of `nf4`, of which those of blocks are parts, is the one that plain rounding gives: the scale of a block
 /// that grows beyond it is cut. The result does not depend on the number of `threads`.
 ///
 /// # Errors
-/// See [`GptqError`].
+/// See [`MethodError`].
 pub fn compensated(
     format: Format,
     rows: usize,
     cols: usize,
     weights: &[f32],
-    hessian: &Hessian,
+    factor: &InverseFactor,
     threads: usize,
-) -> Result<Packed, GptqError> {
-    if hessian.size() != cols {
-        return Err(GptqError::Size { cols, inputs: hessian.size() });
+) -> Result<Packed, MethodError> {
+    if factor.size() != cols {
+        return Err(MethodError::Size { cols, inputs: factor.size() });
     }
     if !(format.is_integer() || format == Format::Nf4) {
         return Ok(rounded(format, rows, cols, weights, threads)?);
@@ -65,12 +43,11 @@ pub fn compensated(
     if rows == 0 || cols == 0 || rows.checked_mul(cols) != Some(weights.len()) {
         Packed::quantize(format, rows, cols, weights)?;
     }
-    let factor = hessian.inverse_factor()?;
     let mut tiles: Vec<Result<Packed, PackError>> =
         (0..rows.div_ceil(TILE)).map(|_| Err(PackError::Empty { rows: 0, cols })).collect();
     let work = tiles.iter_mut().zip(weights.chunks(TILE * cols)).enumerate();
     each(threads, work, |(number, (result, weights))| {
-        *result = Tile::new(format, cols, weights, &factor)
+        *result = Tile::new(format, cols, weights, factor.upper())
             .and_then(Tile::quantize)
             .map_err(|error| below(error, number * TILE));
     });

@@ -3,13 +3,16 @@
 //! The header's keys are sorted and tensors lie by descending alignment, then by name, so that equal contents are
 //! equal files. <https://github.com/huggingface/safetensors#format>
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use rewind_formats::{Format, Packed, Scales};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Longest header that is read back, bytes.
 const LONGEST_HEADER: u64 = 100 << 20;
@@ -34,6 +37,25 @@ pub(crate) struct Place {
     pub(crate) bytes: u64,
 }
 
+/// Key of what stands in a header beside tensors.
+const METADATA: &str = "__metadata__";
+
+/// A tensor in the header.
+#[derive(Serialize, Deserialize)]
+struct Described<'a> {
+    dtype: Cow<'a, str>,
+    shape: Cow<'a, [usize]>,
+    data_offsets: [u64; 2],
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    #[serde(rename = "__metadata__")]
+    metadata: &'a Metadata,
+    #[serde(flatten)]
+    tensors: BTreeMap<&'a str, Described<'a>>,
+}
+
 /// What stands in a header beside tensors.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
@@ -52,7 +74,7 @@ pub(crate) fn packed(name: &str, matrix: &Packed, metadata: &mut Metadata) -> Ve
     let part = |part: &str| format!("{name}.{part}");
     let per_group = vec![rows, format.groups_per_row(cols)];
     let singles = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let halves = |v: &[half::f16]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let halves = |v: &[f16]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let mut entries = vec![entry(part("codes"), "U8", vec![rows, matrix.row_bytes()], codes)];
     match matrix.scales() {
         Scales::None => {}
@@ -79,7 +101,7 @@ pub(crate) fn write(path: &Path, metadata: &Metadata, mut entries: Vec<Entry>) -
     entries.sort_by(|a, b| order(a.dtype, &a.name).cmp(&order(b.dtype, &b.name)));
     let described =
         entries.iter().map(|e| (e.name.as_str(), e.dtype, &e.shape[..], e.bytes.len() as u64));
-    let header = header(metadata, described);
+    let header = header(metadata, described)?;
     complete(path, |to| {
         to.write_all(&header)?;
         entries.iter().try_for_each(|entry| to.write_all(&entry.bytes))
@@ -95,7 +117,7 @@ pub(crate) fn join(
     places.sort_by(|a, b| order(&a.dtype, &a.name).cmp(&order(&b.dtype, &b.name)));
     let described =
         places.iter().map(|p| (p.name.as_str(), p.dtype.as_str(), &p.shape[..], p.bytes));
-    let header = header(metadata, described);
+    let header = header(metadata, described)?;
     let mut hashes = BTreeMap::new();
     complete(path, |to| {
         to.write_all(&header)?;
@@ -133,18 +155,15 @@ pub(crate) fn read(path: &Path) -> io::Result<(Metadata, Vec<Place>)> {
     let header: Map<String, Value> = serde_json::from_slice(&text)?;
     let (mut metadata, mut places, mut end) = (Metadata::new(), Vec::new(), 8 + length);
     for (name, value) in header {
-        if name == "__metadata__" {
+        if name == METADATA {
             metadata = serde_json::from_value(value)?;
             continue;
         }
-        let (dtype, shape, [from, to]): (String, Vec<usize>, [u64; 2]) = (
-            serde_json::from_value(value["dtype"].clone())?,
-            serde_json::from_value(value["shape"].clone())?,
-            serde_json::from_value(value["data_offsets"].clone())?,
-        );
+        let Described { dtype, shape, data_offsets: [from, to] } = serde_json::from_value(value)?;
         let start = from.checked_add(8 + length).ok_or_else(|| bad("its offsets overflow"))?;
         let bytes = to.checked_sub(from).ok_or_else(|| bad("its offsets go backwards"))?;
         end = end.max(start.saturating_add(bytes));
+        let (dtype, shape) = (dtype.into_owned(), shape.into_owned());
         places.push(Place { file: path.to_owned(), name, dtype, shape, start, bytes });
     }
     if file.get_ref().metadata()?.len() != end {
@@ -180,19 +199,19 @@ fn order<'a>(dtype: &str, name: &'a str) -> (u8, &'a str) {
 fn header<'a>(
     metadata: &Metadata,
     tensors: impl Iterator<Item = (&'a str, &'a str, &'a [usize], u64)>,
-) -> Vec<u8> {
-    let mut header = BTreeMap::from([("__metadata__", json!(metadata))]);
+) -> io::Result<Vec<u8>> {
     let mut at = 0;
-    for (name, dtype, shape, bytes) in tensors {
-        let described = json!({"dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes]});
-        header.insert(name, described);
+    let tensors = tensors.map(|(name, dtype, shape, bytes)| {
+        let data_offsets = [at, at + bytes];
         at += bytes;
-    }
-    let mut text = json!(header).to_string().into_bytes();
+        (name, Described { dtype: dtype.into(), shape: shape.into(), data_offsets })
+    });
+    let header = Header { metadata, tensors: tensors.collect() };
+    let mut text = serde_json::to_vec(&header)?;
     text.resize(text.len().next_multiple_of(8), b' ');
     let mut out = (text.len() as u64).to_le_bytes().to_vec();
     out.extend(text);
-    out
+    Ok(out)
 }
 
 /// Writes beside the path, and renames: a file of that name is complete.
@@ -207,6 +226,21 @@ pub(crate) fn complete(
     std::fs::rename(beside, path)
 }
 
+/// A vector in f32.
+pub(crate) fn vector(places: &[Place], name: &str) -> io::Result<Vec<f32>> {
+    let place = places.iter().find(|place| place.name == name && place.dtype == "F32");
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("{name} is missing"));
+    Ok(singles(&bytes(place.ok_or_else(missing)?)?))
+}
+
+fn singles(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+fn halves(bytes: &[u8]) -> Vec<f16> {
+    bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b)).collect()
+}
+
 /// A matrix out of the tensors that [`packed`] made of it.
 pub(crate) fn matrix(metadata: &Metadata, places: &[Place], name: &str) -> io::Result<Packed> {
     let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {what}"));
@@ -215,9 +249,6 @@ pub(crate) fn matrix(metadata: &Metadata, places: &[Place], name: &str) -> io::R
         let place = find(&format!("{name}.{part}"));
         bytes(place.ok_or_else(|| bad(format!("its {part} are missing")))?)
     };
-    let singles = |v: Vec<u8>| v.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-    let halves =
-        |v: Vec<u8>| v.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b)).collect();
     let number = |text: Option<&String>| text.and_then(|text| text.parse::<usize>().ok());
     let (format, rows, cols, codes, scales);
     if let Some(place) = find(name) {
@@ -233,17 +264,18 @@ pub(crate) fn matrix(metadata: &Metadata, places: &[Place], name: &str) -> io::R
         rows = codes.len() / format.row_code_bytes(cols).unwrap_or(0).max(1);
         scales = match format {
             Format::F16 | Format::Bf16 => Scales::None,
-            Format::Int8 | Format::Fp8 => Scales::PerRow(singles(part("scales")?)),
+            Format::Int8 | Format::Fp8 => Scales::PerRow(singles(&part("scales")?).into()),
             Format::Int8Group(_) | Format::Int6Group(_) | Format::Int4Group(_) => {
-                Scales::PerGroup(halves(part("scales")?))
+                Scales::PerGroup(halves(&part("scales")?).into())
             }
             Format::Int4Affine(_) => Scales::Affine {
-                scales: halves(part("scales")?),
-                offsets: halves(part("offsets")?),
+                scales: halves(&part("scales")?).into(),
+                offsets: halves(&part("offsets")?).into(),
             },
-            Format::Nf4 => {
-                Scales::Nested { rows: singles(part("scales")?), groups: part("factors")?.into() }
-            }
+            Format::Nf4 => Scales::Nested {
+                rows: singles(&part("scales")?).into(),
+                groups: part("factors")?.into(),
+            },
         };
     }
     Packed::from_parts(format, rows, cols, codes, scales).map_err(|error| bad(error.to_string()))

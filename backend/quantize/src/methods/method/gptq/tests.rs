@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::Hessian;
 use super::*;
 
 const FORMATS: &str =
@@ -55,10 +56,10 @@ proptest! {
     fn outputs_are_nearer_than_by_rounding(seed: u64, cols in 65_usize..200) {
         let rows = 20;
         let (weights, inputs) = case(rows, cols, seed);
-        let hessian = Hessian::of(&inputs, cols, 1);
+        let factor = Hessian::of(&inputs, cols, 1).inverse_factor().unwrap();
         for format in formats() {
             let plain = rounded(format, rows, cols, &weights, 1).unwrap();
-            let made = compensated(format, rows, cols, &weights, &hessian, 1).unwrap();
+            let made = compensated(format, rows, cols, &weights, &factor, 1).unwrap();
             let [plain, made] = [plain, made].map(|packed| error(&packed, &weights, &inputs));
             prop_assert!(made < 0.8 * plain, "{format}: {made} against {plain}");
         }
@@ -68,10 +69,10 @@ proptest! {
     fn independent_inputs_leave_rounding(seed: u64, cols in 1_usize..200) {
         let rows = 3;
         let (weights, _) = case(rows, cols, seed);
-        let hessian = Hessian::identity(cols);
+        let factor = Hessian::identity(cols).inverse_factor().unwrap();
         for format in formats().into_iter().filter(|&format| format != Format::Nf4) {
             let plain = rounded(format, rows, cols, &weights, 1).unwrap();
-            let made = compensated(format, rows, cols, &weights, &hessian, 1).unwrap();
+            let made = compensated(format, rows, cols, &weights, &factor, 1).unwrap();
             prop_assert_eq!(made, plain, "{}", format);
         }
     }
@@ -82,9 +83,10 @@ proptest! {
         let (weights, inputs) = case(rows, cols, seed);
         let hessians = [1, 3].map(|threads| Hessian::of(&inputs, cols, threads));
         prop_assert!(hessians[0] == hessians[1]);
+        let factor = hessians[0].inverse_factor().unwrap();
         for format in formats() {
             let [one, three] = [1, 3].map(|threads| {
-                compensated(format, rows, cols, &weights, &hessians[0], threads).unwrap()
+                compensated(format, rows, cols, &weights, &factor, threads).unwrap()
             });
             prop_assert_eq!(one, three);
             let [one, three] =
@@ -101,15 +103,15 @@ fn inputs_that_were_never_seen_are_rounded() {
     for row in inputs.iter_mut().flat_map(|chunk| chunk.chunks_mut(cols)) {
         row[10] = 0.0;
     }
-    let hessian = Hessian::of(&inputs, cols, 1);
+    let factor = Hessian::of(&inputs, cols, 1).inverse_factor().unwrap();
     let format = "int8-g32".parse().unwrap();
-    let made = compensated(format, rows, cols, &weights, &hessian, 1).unwrap();
+    let made = compensated(format, rows, cols, &weights, &factor, 1).unwrap();
     for row in 0..rows {
         let off = (made.value(row, 10) - weights[row * cols + 10]).abs();
         assert!(off <= made.scale(row, 10).abs() * 0.51, "{off}");
     }
     // Nothing at all was seen.
-    let nothing = Hessian::of(&[vec![0.0; 3 * cols]], cols, 1);
+    let nothing = Hessian::of(&[vec![0.0; 3 * cols]], cols, 1).inverse_factor().unwrap();
     let made = compensated(format, rows, cols, &weights, &nothing, 1).unwrap();
     assert_eq!(made, rounded(format, rows, cols, &weights, 1).unwrap());
 }
@@ -117,13 +119,13 @@ fn inputs_that_were_never_seen_are_rounded() {
 #[test]
 fn what_cannot_be_is_named() {
     let format = "int4-g32".parse().unwrap();
-    let error = compensated(format, 1, 3, &[0.0; 3], &Hessian::identity(4), 1).unwrap_err();
-    assert_eq!(error, GptqError::Size { cols: 3, inputs: 4 });
+    let identity = Hessian::identity(4).inverse_factor().unwrap();
+    let error = compensated(format, 1, 3, &[0.0; 3], &identity, 1).unwrap_err();
+    assert_eq!(error, MethodError::Size { cols: 3, inputs: 4 });
     let hessian = Hessian::of(&[vec![f32::NAN; 4]], 4, 1);
-    let error = compensated(format, 1, 4, &[0.0; 4], &hessian, 1).unwrap_err();
-    assert_eq!(error, GptqError::Inputs);
+    assert_eq!(hessian.inverse_factor().unwrap_err(), MethodError::Inputs);
     let mut weights = vec![0.0; 100 * 4];
     weights[4 * 70 + 1] = f32::INFINITY;
-    let error = compensated(format, 100, 4, &weights, &Hessian::identity(4), 2).unwrap_err();
+    let error = compensated(format, 100, 4, &weights, &identity, 2).unwrap_err();
     assert!(error.to_string().contains("row 70, column 1"), "{error}");
 }

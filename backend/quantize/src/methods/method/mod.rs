@@ -1,15 +1,18 @@
-//! How the weights of a matrix become codes: plain rounding, or with errors compensated.
+//! How the weights of a matrix become codes: plain rounding, with errors compensated, or after a change of scale.
 
+mod awq;
 mod codes;
 mod gptq;
 mod hessian;
 mod product;
 mod workers;
 
+pub(crate) use awq::{STEPS, scaled};
+pub use awq::{Scaling, scaling};
 pub(crate) use gptq::BLOCK;
-pub use gptq::{GptqError, compensated};
+pub use gptq::compensated;
 pub(crate) use hessian::DAMPING;
-pub use hessian::Hessian;
+pub use hessian::{Hessian, InverseFactor};
 pub(crate) use product::{View, add_product, product};
 pub(crate) use workers::map;
 
@@ -17,6 +20,26 @@ use rewind_formats::{Format, PackError, Packed};
 
 /// Rows that a thread takes at once: fixed, so that no sum depends on the number of threads.
 pub(crate) const TILE: usize = 64;
+
+/// Why a matrix could not be quantized.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MethodError {
+    /// The weights cannot be packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Sizes that do not go together.
+    #[error("a matrix of {cols} inputs cannot be quantized by the statistics of {inputs} inputs")]
+    Size {
+        /// Columns of the matrix.
+        cols: usize,
+        /// Inputs that the statistics are of.
+        inputs: usize,
+    },
+    /// The inputs overflow, or are NaN.
+    #[error("the calibration text leads to inputs that are not finite, or too large to be squared")]
+    Inputs,
+}
 
 /// Each weight to the nearest value of its group's grid: what an executor makes of the same format when it loads.
 ///

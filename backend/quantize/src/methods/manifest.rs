@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rewind_formats::Mixture;
 use serde::Serialize;
 
-use crate::Method;
-use crate::method::{BLOCK, DAMPING};
+use crate::methods::method::{BLOCK, DAMPING, STEPS};
+use crate::methods::run::Method;
 
 /// The manifest. Hashes are BLAKE3, hexadecimal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,13 +54,18 @@ pub struct MethodSettings {
     /// Of GPTQ: columns of a block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<usize>,
+    /// Of AWQ: steps of the exponent that scales are searched with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
 }
 
 impl MethodSettings {
     pub(crate) fn of(method: Method) -> Self {
+        let none = Self { name: method.name(), damping: None, block: None, steps: None };
         match method {
-            Method::Rtn => Self { name: "rtn", damping: None, block: None },
-            Method::Gptq => Self { name: "gptq", damping: Some(DAMPING), block: Some(BLOCK) },
+            Method::Rtn => none,
+            Method::Gptq => Self { damping: Some(DAMPING), block: Some(BLOCK), ..none },
+            Method::Awq => Self { steps: Some(STEPS), ..none },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rewind_checkpoint::{Checkpoint, TensorName};
 
-use crate::error::QuantizeError;
+use crate::methods::error::QuantizeError;
 
 /// Bytes that are read before the files are mapped anew.
 const REMAP: u64 = 1 << 30;
@@ -19,8 +19,14 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Refuses what is quantized already, but for GGUF files, which often are all there is.
     pub(crate) fn open(path: &Path) -> Result<Self, QuantizeError> {
-        Ok(Self { path: path.to_owned(), checkpoint: Checkpoint::open(path)?, read: 0 })
+        let checkpoint = Checkpoint::open(path)?;
+        // Several tensors stand for a quantized matrix, so that none does.
+        if checkpoint.spec().tensors().any(|tensor| checkpoint.stored(tensor).is_none()) {
+            return Err(QuantizeError::Quantized { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), checkpoint, read: 0 })
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -32,8 +38,7 @@ impl Source {
         if self.read > REMAP {
             let again = Checkpoint::open(&self.path)?;
             if again.fingerprint() != self.checkpoint.fingerprint() {
-                let path = self.path.clone();
-                return Err(QuantizeError::ReadBack { path, what: "content since the start" });
+                return Err(QuantizeError::Changed { path: self.path.clone() });
             }
             *self = Self { path: self.path.clone(), checkpoint: again, read: 0 };
         }

@@ -8,7 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, Mat, MatMut, Par, Spec};
 
-use super::gptq::GptqError;
+use super::MethodError;
 use super::product::View;
 use super::workers::each;
 
@@ -74,16 +74,26 @@ impl Hessian {
         self.size
     }
 
-    /// The upper triangular U of H⁻¹ = Uᵀ U, row-major, with H damped.
+    /// The whole matrix, both triangles, row-major.
+    pub(super) fn dense(&self) -> Vec<f32> {
+        let at = |row: usize, col: usize| self.sums[row.max(col) * self.size + row.min(col)] as f32;
+        let size = self.size;
+        (0..size).flat_map(|row| (0..size).map(move |col| at(row, col))).collect()
+    }
+
+    /// What compensation needs of it; of use to every projection with these inputs.
     ///
     /// With rows and columns in reverse, H = L Lᵀ by Cholesky, and U is L⁻¹ in reverse: one factorization and one
     /// inverse of a triangle, and never H⁻¹ itself. In f64.
-    pub(super) fn inverse_factor(&self) -> Result<Vec<f32>, GptqError> {
+    ///
+    /// # Errors
+    /// The inputs were not finite, or so large that their squares are not.
+    pub fn inverse_factor(&self) -> Result<InverseFactor, MethodError> {
         let size = self.size;
         let diagonal = self.sums.iter().step_by(size + 1);
         let mean = diagonal.sum::<f64>() / size as f64;
         if !mean.is_finite() {
-            return Err(GptqError::Inputs);
+            return Err(MethodError::Inputs);
         }
         let mut damping = DAMPING * mean;
         for _ in 0..=RAISES {
@@ -113,8 +123,27 @@ impl Hessian {
                     *upper = inverse[(size - 1 - row, size - 1 - col)] as f32;
                 }
             }
-            return Ok(upper);
+            return Ok(InverseFactor { size, upper });
         }
-        Err(GptqError::Inputs)
+        Err(MethodError::Inputs)
+    }
+}
+
+/// The upper triangular U of H⁻¹ = Uᵀ U, with H damped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InverseFactor {
+    size: usize,
+    upper: Vec<f32>,
+}
+
+impl InverseFactor {
+    /// Number of inputs.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// U, row-major.
+    pub(super) fn upper(&self) -> &[f32] {
+        &self.upper
     }
 }

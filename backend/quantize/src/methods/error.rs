@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rewind_checkpoint::{CheckpointError, TensorName};
 
-use crate::method::GptqError;
+use crate::methods::method::MethodError;
 
 /// Each message names the file or tensor, and says what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +28,24 @@ pub enum QuantizeError {
         /// Which tensor.
         tensor: TensorName,
         /// What is wrong with it.
-        source: GptqError,
+        source: MethodError,
     },
-    /// GPTQ has no text to see inputs of.
-    #[error("gptq reads a calibration text: there are no tokens to read")]
-    NoText,
+    /// The method has no text to see inputs of.
+    #[error("{method} reads a calibration text: there are no tokens to read")]
+    NoText {
+        /// Its name.
+        method: &'static str,
+    },
+    /// The model is quantized already.
+    #[error(
+        "{} is quantized already, and would lose twice: quantize the original; this one can be a draft as it is \
+         (draft: stored)",
+        path.display()
+    )]
+    Quantized {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A token of the calibration is none of the model's.
     #[error("the calibration has token {token}; the model has only {vocabulary}")]
     Token {
@@ -75,22 +88,19 @@ pub enum QuantizeError {
         /// What it lacks.
         what: &'static str,
     },
-    /// A GGUF file has its tokenizer inside.
-    #[error(
-        "{} has no tokenizer.json to copy: give the one of the model's Hugging Face folder (--tokenizer FILE)",
-        path.display()
-    )]
-    NoTokenizer {
+    /// The tokenizer of a GGUF file has no equal among those of `tokenizer.json`.
+    #[error("the tokenizer of {} cannot be written as tokenizer.json: {problem}", path.display())]
+    Tokenizer {
         /// The model.
         path: PathBuf,
-    },
-    /// The tokenizer that was given is another one.
-    #[error("{} is not the tokenizer of this model: {problem}", path.display())]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// What it does otherwise.
+        /// What the written one does otherwise.
         problem: String,
+    },
+    /// Another file is in its place.
+    #[error("{} changed while it was being read", path.display())]
+    Changed {
+        /// The model.
+        path: PathBuf,
     },
     /// What was written does not read back as what it was made of.
     #[error("{} does not read back as the model it was made of: its {what} differs", path.display())]
