@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use rewind_engine::Weights;
+use rewind_engine::{Executor, Weights};
 use rewind_evidence::{Document, Heat, HeatRound, HeatSummary, Reading, TraceSettings, trace};
 use rewind_serving::{Model, Parameters, Prompt};
 use serde::Serialize;
@@ -104,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// KT, CL and detector of a request that comes now.
 fn frozen(model: &Model) -> Result<(f32, f32, &'static str)> {
     let prepared = model.prepare(Prompt::Text("x".into()), &Parameters::default())?;
-    Ok((prepared.thermal_coefficient, prepared.gate.threshold, prepared.gate.detector.name()))
+    Ok((prepared.frozen.thermal_coefficient, prepared.frozen.gate.threshold, prepared.frozen.gate.detector.name()))
 }
 
 /// The first round, the last, and one in so many seconds.

@@ -191,7 +191,7 @@ pub(crate) fn drive<E: Executor>(
                     answer.rewinds += 1;
                     answer.discarded += tokens;
                 }
-                Event::Finished { .. } | Event::Cancelled { .. } => {}
+                Event::Finished { .. } | Event::Cancelled { .. } | Event::GateChosen { .. } => {}
                 Event::Failed { error: source, .. } => {
                     return Err(PlayError::Failed { prompt, source });
                 }
