@@ -153,7 +153,7 @@ impl<'a> Layer<'a> {
                     compensated(format, rows, cols, &weights, factor, threads)
                 }
                 (Some(inputs), none) => {
-                    let found = Hessian::of(inputs, cols, threads).inverse_factor();
+                    let found = Hessian::of(&seen(inputs, cols), cols, threads).inverse_factor();
                     found.and_then(|found| {
                         let factor = none.insert(found);
                         compensated(format, rows, cols, &weights, factor, threads)
@@ -190,6 +190,19 @@ impl<'a> Layer<'a> {
         }
         part
     }
+}
+
+/// Positions at the start of a chunk that statistics leave out, unless it has no others.
+///
+/// Attention comes to rest on the first tokens, whose activations are hundreds of times greater than all others: by
+/// their squares they would outweigh a whole text, and weights would be bent to serve them alone.
+const SINKS: usize = 4;
+
+/// The inputs that statistics are of.
+fn seen(inputs: &[Vec<f32>], cols: usize) -> Vec<&[f32]> {
+    let rest = |chunk: &Vec<f32>| chunk.len() > SINKS * cols;
+    let sinks = if inputs.iter().any(rest) { SINKS * cols } else { 0 };
+    inputs.iter().map(|chunk| chunk.get(sinks..).unwrap_or(&[])).collect()
 }
 
 #[cfg(test)]

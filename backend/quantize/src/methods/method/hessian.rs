@@ -35,9 +35,9 @@ impl Hessian {
     ///
     /// Products of one chunk are summed in f32, chunks in f64 and in order: the number of `threads` changes no
     /// bit.
-    pub fn of(inputs: &[Vec<f32>], size: usize, threads: usize) -> Self {
+    pub fn of(inputs: &[impl AsRef<[f32]> + Sync], size: usize, threads: usize) -> Self {
         let mut sums = vec![0.0_f64; size * size];
-        let positions = inputs.iter().map(|chunk| chunk.len() / size).sum::<usize>().max(1);
+        let positions = inputs.iter().map(|chunk| chunk.as_ref().len() / size).sum::<usize>().max(1);
         let factor = 2.0 / positions as f64;
         // Long strips first, so that no thread is left with one at the end.
         let strips: Vec<_> = sums.chunks_mut(STRIP * size).enumerate().collect();
@@ -47,7 +47,7 @@ impl Hessian {
             let width = first + height;
             let mut partial = vec![0.0_f32; height * width];
             for chunk in inputs {
-                let all = View::dense(chunk, size).view();
+                let all = View::dense(chunk.as_ref(), size).view();
                 let to = MatMut::from_row_major_slice_mut(&mut partial, height, width);
                 let left = all.subcols(first, height).transpose();
                 matmul(to, Accum::Replace, left, all.subcols(0, width), 1.0, Par::Seq);
