@@ -104,7 +104,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// KT, CL and detector of a request that comes now.
 fn frozen(model: &Model) -> Result<(f32, f32, &'static str)> {
     let prepared = model.prepare(Prompt::Text("x".into()), &Parameters::default())?;
-    Ok((prepared.frozen.thermal_coefficient, prepared.frozen.gate.threshold, prepared.frozen.gate.detector.name()))
+    Ok((
+        prepared.frozen.thermal_coefficient,
+        prepared.frozen.gate.threshold,
+        prepared.frozen.gate.detector.name(),
+    ))
 }
 
 /// The first round, the last, and one in so many seconds.
@@ -138,7 +142,9 @@ fn print(report: &Report) -> Result<()> {
     let HeatSummary { rounds, positions, celsius, moved, .. } = report.summary;
     match celsius {
         Some([low, high]) => output::line(format_args!("\n{low:.1} to {high:.1} °C"))?,
-        None => output::line("\nSKIP temperature: this machine has no sensor that can be read; KT stays 1")?,
+        None => output::line(
+            "\nSKIP temperature: this machine has no sensor that can be read; KT stays 1",
+        )?,
     }
     output::line(format_args!(
         "{rounds} readings of {positions} positions: {moved} of {} entropies are other than in the first",
@@ -162,7 +168,14 @@ mod tests {
             moved,
             largest: 0.0,
         };
-        let rounds = [round(0.5, 0), round(1.0, 0), round(1.5, 3), round(6.0, 0), round(9.0, 0), round(9.5, 0)];
+        let rounds = [
+            round(0.5, 0),
+            round(1.0, 0),
+            round(1.5, 3),
+            round(6.0, 0),
+            round(9.0, 0),
+            round(9.5, 0),
+        ];
         let seconds: Vec<_> = told(&rounds, 5.0).iter().map(|round| round.seconds).collect();
         assert_eq!(seconds, [0.5, 1.5, 9.0, 9.5]);
     }

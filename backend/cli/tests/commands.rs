@@ -459,7 +459,8 @@ fn calibrate_answers_chats() {
     let short = ["--documents", "5", "--max-tokens", "24", "--draft", "int4-g32"];
     let report = json(&[&fixed[..], &short].concat());
     let domain = &report["domains"][0];
-    let steps = domain["train"]["steps"].as_u64().unwrap() + domain["test"]["steps"].as_u64().unwrap();
+    let steps =
+        domain["train"]["steps"].as_u64().unwrap() + domain["test"]["steps"].as_u64().unwrap();
     // Each answer has 24 tokens unless it ends, and every one of them is fed.
     assert!(steps > 5 && steps <= 5 * 24, "{domain}");
 }

@@ -56,7 +56,13 @@ pub struct HeatSummary {
 impl Heat {
     /// Adds a reading, and gives what was made of it. Entropies that are not a number count as moved unless they were
     /// not in the first round either.
-    pub fn add(&mut self, seconds: f64, coefficient: f32, threshold: f32, trace: &Trace) -> HeatRound {
+    pub fn add(
+        &mut self,
+        seconds: f64,
+        coefficient: f32,
+        threshold: f32,
+        trace: &Trace,
+    ) -> HeatRound {
         let entropies: Vec<[f32; 2]> = trace
             .records
             .iter()
@@ -118,7 +124,10 @@ mod tests {
     use crate::record::{Reading, Record, Side};
 
     fn trace(entropies: &[[f32; 2]], celsius: f32) -> Trace {
-        let side = |entropy| Side { token: 0, statistics: Statistics { entropy, ..Statistics::UNMEASURED } };
+        let side = |entropy| Side {
+            token: 0,
+            statistics: Statistics { entropy, ..Statistics::UNMEASURED },
+        };
         let record = |(position, pair): (usize, &[f32; 2])| Record {
             position: position as u32,
             fed: 0,
@@ -138,7 +147,12 @@ mod tests {
         let mut heat = Heat::default();
         assert_eq!(heat.summary(), None);
         for (second, celsius) in [(1.0, 40.0), (2.0, 80.0)] {
-            let round = heat.add(second, 1.0, 3.0 + celsius / 100.0, &trace(&[[1.0, 2.0], [3.0, 4.0]], celsius));
+            let round = heat.add(
+                second,
+                1.0,
+                3.0 + celsius / 100.0,
+                &trace(&[[1.0, 2.0], [3.0, 4.0]], celsius),
+            );
             assert_eq!((round.moved, round.draft_entropy, round.shadow_entropy), (0, 2.0, 3.0));
         }
         let summary = heat.summary().unwrap();

@@ -46,6 +46,9 @@ enum Column {
     Reading(Get<Option<f32>>, Vec<f32>, Vec<i16>),
 }
 
+/// One side of a record.
+type OfSide = fn(&Record) -> Side;
+
 type Get<T> = Box<dyn Fn(Row<'_>) -> T + Send>;
 
 impl RecordsFile {
@@ -208,7 +211,7 @@ fn columns(temperatures: &[f32]) -> Vec<(String, Column)> {
         ("token".into(), Column::count(|row| row.record.fed)),
         ("agree".into(), Column::flag(|row| row.record.agrees())),
     ];
-    let sides: [(&str, fn(&Record) -> Side); 2] =
+    let sides: [(&str, OfSide); 2] =
         [("draft", |record| record.draft), ("shadow", |record| record.shadow)];
     for (name, side) in sides {
         all.extend([

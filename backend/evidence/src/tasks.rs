@@ -76,18 +76,17 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
 }
 
 const NOUNS: [&str; 24] = [
-    "river", "lamp", "garden", "window", "stone", "bread", "cloud", "horse", "letter", "bridge", "apple",
-    "candle", "mirror", "forest", "button", "kettle", "island", "pencil", "ladder", "blanket", "market",
-    "feather", "harbor", "violin",
+    "river", "lamp", "garden", "window", "stone", "bread", "cloud", "horse", "letter", "bridge",
+    "apple", "candle", "mirror", "forest", "button", "kettle", "island", "pencil", "ladder",
+    "blanket", "market", "feather", "harbor", "violin",
 ];
 
 const NAMES: [&str; 16] = [
-    "Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Liam",
-    "Mary", "Noah", "Olga", "Paul",
+    "Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate",
+    "Liam", "Mary", "Noah", "Olga", "Paul",
 ];
 
-const THINGS: [&str; 6] =
-    ["room", "locker", "seat", "ticket", "table", "parking space"];
+const THINGS: [&str; 6] = ["room", "locker", "seat", "ticket", "table", "parking space"];
 
 /// So many tasks of each kind, no two the same; equal for equal arguments.
 pub fn tasks(of_each: usize, seed: u64) -> Vec<Task> {
@@ -194,11 +193,8 @@ mod tests {
 
     #[test]
     fn answers_are_judged() {
-        let copy = Task {
-            kind: Kind::Copy,
-            message: String::new(),
-            expected: "river lamp stone".into(),
-        };
+        let copy =
+            Task { kind: Kind::Copy, message: String::new(), expected: "river lamp stone".into() };
         assert!(copy.is_right("Sure: River, lamp, stone."));
         assert!(!copy.is_right("river stone lamp"));
         assert!(!copy.is_right("river lamp"));

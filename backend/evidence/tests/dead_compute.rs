@@ -199,7 +199,8 @@ fn controls_fire_as_they_say() {
 fn a_threshold_from_an_observed_run_gives_about_its_budget() {
     let mut scene = Scene::new(Detector::Margin, f32::INFINITY);
     let mut executor = executor(4);
-    let observed = scene.play(Policy::Observe, Verdict::Measured).run(&mut executor, || ()).unwrap();
+    let observed =
+        scene.play(Policy::Observe, Verdict::Measured).run(&mut executor, || ()).unwrap();
     let scores: Vec<f32> = observed
         .iter()
         .flat_map(|answer| answer.statistics.iter().flatten())
@@ -220,11 +221,16 @@ fn a_threshold_from_an_observed_run_gives_about_its_budget() {
 fn mistakes_are_named() {
     let mut scene = Scene::new(Detector::Margin, 0.0);
     scene.prompts[4] = scene.prompts[1].clone();
-    let error = scene.play(Policy::Off, Verdict::Measured).run(&mut executor(1), || ()).unwrap_err();
+    let error =
+        scene.play(Policy::Off, Verdict::Measured).run(&mut executor(1), || ()).unwrap_err();
     assert_eq!(error.to_string(), "prompts 1 and 4 are the same tokens: each must be another");
     scene.gates.pop();
-    let error = scene.play(Policy::Off, Verdict::Measured).run(&mut executor(1), || ()).unwrap_err();
+    let error =
+        scene.play(Policy::Off, Verdict::Measured).run(&mut executor(1), || ()).unwrap_err();
     assert!(matches!(error, PlayError::Gates { gates: 6, prompts: 7 }), "{error}");
     let error = regret(&mut executor(1), &[1; 60], &[2; 60]).unwrap_err();
-    assert!(error.to_string().contains("119 tokens") && error.to_string().contains("64"), "{error}");
+    assert!(
+        error.to_string().contains("119 tokens") && error.to_string().contains("64"),
+        "{error}"
+    );
 }

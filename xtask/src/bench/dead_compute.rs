@@ -143,11 +143,14 @@ impl Run {
         let budget = |budget: f64| format!("{} %", (1000.0 * budget).round() / 10.0);
         let judge = match &self.judge {
             None => return format!("`{}`", self.policy),
-            Some(Judge::Detector { detector, budget: share }) => format!("{detector}, {}", budget(*share)),
+            Some(Judge::Detector { detector, budget: share }) => {
+                format!("{detector}, {}", budget(*share))
+            }
             Some(Judge::Random { budget: share }) => format!("chance, {}", budget(*share)),
             Some(Judge::Periodic { budget: share }) => format!("every {}th", (1.0 / share).round()),
         };
-        let refresh = self.refresh.map_or_else(String::new, |refresh| format!(", refresh {refresh}"));
+        let refresh =
+            self.refresh.map_or_else(String::new, |refresh| format!(", refresh {refresh}"));
         format!("`{}`: {judge}{refresh}", self.policy)
     }
 }
@@ -164,9 +167,11 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let mut found: Vec<Found> = Vec::new();
     for draft in &options.drafts {
         for temperature in ["0", TEMPERATURE] {
-            let text = Bench { rewind: &rewind, folder: &folder, options }.answers(draft, temperature)?;
-            let read: Found = serde_json::from_str(&text)
-                .with_context(|| format!("{draft}, temperature {temperature}: not what was expected"))?;
+            let text =
+                Bench { rewind: &rewind, folder: &folder, options }.answers(draft, temperature)?;
+            let read: Found = serde_json::from_str(&text).with_context(|| {
+                format!("{draft}, temperature {temperature}: not what was expected")
+            })?;
             println!("{draft}, temperature {temperature}: {:.0} s", read.seconds);
             found.push(read);
         }
@@ -189,7 +194,8 @@ impl Bench<'_> {
     fn answers(&self, draft: &str, temperature: &str) -> Result<String> {
         let path = self.file("answers", &format!("{draft}-{temperature}"));
         let (batch, rewind) = self.costs(draft)?;
-        let mut arguments: Vec<String> = ["bench", "dead-compute", "--device", "cpu"].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["bench", "dead-compute", "--device", "cpu"].map(str::to_owned).into();
         let named = [
             ("--draft", draft.to_owned()),
             ("--temperature", temperature.to_owned()),
@@ -198,7 +204,18 @@ impl Bench<'_> {
         ];
         arguments.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         let quick: &[&str] = match self.options.place.quick {
-            true => &["--prompts", "4", "--observed", "4", "--tokens", "32", "--lengths", "16,32", "--tasks", "4"],
+            true => &[
+                "--prompts",
+                "4",
+                "--observed",
+                "4",
+                "--tokens",
+                "32",
+                "--lengths",
+                "16,32",
+                "--tasks",
+                "4",
+            ],
             false => &["--tasks", "100"],
         };
         // Whatever is more likely is no task of sampling.
@@ -246,7 +263,8 @@ mod tests {
     use super::*;
 
     pub(super) fn found() -> Vec<Found> {
-        let figure = |value: f64| Figure { value: Some(value), interval: Some([0.5 * value, 2.0 * value]) };
+        let figure =
+            |value: f64| Figure { value: Some(value), interval: Some([0.5 * value, 2.0 * value]) };
         let figures = |dead: f64| Figures {
             hazard: figure(0.01),
             dead_tokens: figure(dead),
@@ -295,7 +313,10 @@ mod tests {
     #[test]
     fn runs_have_names() {
         let names: Vec<_> = found()[0].runs.iter().map(|line| line.run.name()).collect();
-        assert_eq!(names[1..], ["`off`", "`step`: margin, 20 %, refresh 8", "`step`: chance, 20 %, refresh 8"]);
+        assert_eq!(
+            names[1..],
+            ["`off`", "`step`: margin, 20 %, refresh 8", "`step`: chance, 20 %, refresh 8"]
+        );
     }
 
     #[test]

@@ -212,8 +212,10 @@ impl<'a> Bench<'a> {
         }
         let halves = split(&all);
         let cut = |half, of_each: u32| prompts(&all, &halves, half, of_each as usize);
-        let (prompts, observed) = (cut(Half::Test, arguments.prompts), cut(Half::Train, arguments.observed));
-        let tokens = |prompts: &[Prompt]| prompts.iter().map(|p| p.tokens.clone()).collect::<Vec<_>>();
+        let (prompts, observed) =
+            (cut(Half::Test, arguments.prompts), cut(Half::Train, arguments.observed));
+        let tokens =
+            |prompts: &[Prompt]| prompts.iter().map(|p| p.tokens.clone()).collect::<Vec<_>>();
         let prompts_domains: Vec<_> = prompts.iter().map(|prompt| prompt.domain.clone()).collect();
         let settings = Settings {
             verify_rows: model.options().verify_rows,
@@ -235,16 +237,28 @@ impl<'a> Bench<'a> {
     }
 
     /// Answers other prompts with the draft, and keeps what detectors say of it.
-    fn observe(&mut self, engine: &mut AnyEngine, prompts: &[Prompt], tokens: &[Vec<Token>]) -> Result<()> {
+    fn observe(
+        &mut self,
+        engine: &mut AnyEngine,
+        prompts: &[Prompt],
+        tokens: &[Vec<Token>],
+    ) -> Result<()> {
         let gates = vec![NEVER; tokens.len()];
         // The prompt by the shadow, as under the policies that rewind.
-        let play = Play { prompts: tokens, gates: &gates, ..self.play_of(Policy::Observe, Verdict::Measured, Weights::Full) };
-        let bar = progress::bar(tokens.len() as u64 * u64::from(self.arguments.tokens), "observing");
+        let play = Play {
+            prompts: tokens,
+            gates: &gates,
+            ..self.play_of(Policy::Observe, Verdict::Measured, Weights::Full)
+        };
+        let bar =
+            progress::bar(tokens.len() as u64 * u64::from(self.arguments.tokens), "observing");
         let answers = play.run(engine.executor_mut(), || bar.inc(1))?;
         bar.finish_and_clear();
         for (prompt, answer) in prompts.iter().zip(&answers) {
             let names = self.arguments.detectors.iter();
-            for (&name, detector) in names.zip(self.detectors.get(&prompt.domain).into_iter().flatten()) {
+            for (&name, detector) in
+                names.zip(self.detectors.get(&prompt.domain).into_iter().flatten())
+            {
                 // The first token comes with the prompt and is judged by nobody.
                 let judged = answer.statistics.iter().skip(1).flatten();
                 let scores = judged.map(|statistics| detector.score(statistics));
@@ -260,7 +274,9 @@ impl<'a> Bench<'a> {
             let Some(Judge::Detector { detector: name, budget }) = judge else { return NEVER };
             let place = self.arguments.detectors.iter().position(|one| *one == name);
             let detectors = self.detectors.get(domain);
-            let Some(&detector) = place.and_then(|place| detectors?.get(place)) else { return NEVER };
+            let Some(&detector) = place.and_then(|place| detectors?.get(place)) else {
+                return NEVER;
+            };
             let scores = self.scores.get(&(domain.to_owned(), name));
             let scores = scores.into_iter().flatten().copied();
             Gate { detector, threshold: threshold_at(budget, scores) }
@@ -273,7 +289,8 @@ impl<'a> Bench<'a> {
             Policy::Off | Policy::Observe => Weights::Draft,
             _ => Weights::Full,
         };
-        let verdict = run.judge.map_or(Verdict::Measured, |judge| judge.verdict(self.arguments.seed));
+        let verdict =
+            run.judge.map_or(Verdict::Measured, |judge| judge.verdict(self.arguments.seed));
         Play { gates, ..self.play_of(run.policy, verdict, prefill) }
     }
 
@@ -302,11 +319,17 @@ impl<'a> Bench<'a> {
         reference: &[Vec<Token>],
         costs: &CostTable,
     ) -> Result<Line> {
-        let priced = self.arguments.batches.iter().map(|&batch| composed(play, answers, batch.into(), costs));
+        let priced = self
+            .arguments
+            .batches
+            .iter()
+            .map(|&batch| composed(play, answers, batch.into(), costs));
         let priced = priced.collect::<Result<Vec<_>, _>>()?;
-        let regrets = self.tokens.iter().zip(answers).map(|(prompt, answer)| {
-            regret(engine.executor_mut(), prompt, &answer.tokens)
-        });
+        let regrets = self
+            .tokens
+            .iter()
+            .zip(answers)
+            .map(|(prompt, answer)| regret(engine.executor_mut(), prompt, &answer.tokens));
         let regrets = regrets.collect::<Result<Vec<_>, _>>()?;
         let by_answer: Vec<Vec<&[f64]>> = (0..answers.len())
             .map(|number| priced.iter().map(|costs| &costs.tokens[number][..]).collect())
@@ -342,9 +365,16 @@ impl<'a> Bench<'a> {
         });
         Ok(Line {
             run,
-            all: self.arguments.lengths.iter().map(|&n| Figures::of(&cases, n, resampling)).collect(),
+            all: self
+                .arguments
+                .lengths
+                .iter()
+                .map(|&n| Figures::of(&cases, n, resampling))
+                .collect(),
             domains: domains.into_iter().map(of_domain).collect(),
-            shadow_rows_per_token: priced.first().map_or(0.0, |c| c.shadow_rows as f64 / served as f64),
+            shadow_rows_per_token: priced
+                .first()
+                .map_or(0.0, |c| c.shadow_rows as f64 / served as f64),
             decisions: decisions.into(),
         })
     }
@@ -360,11 +390,13 @@ fn detectors(arguments: &Arguments, domains: &[String]) -> Result<BTreeMap<Strin
         DetectorName::Top1 => Ok(Detector::Top1),
         DetectorName::Margin => Ok(Detector::Margin),
         DetectorName::Fused => {
-            let folder = arguments.profiles.as_ref().context("fused needs weights: give --profiles")?;
+            let folder =
+                arguments.profiles.as_ref().context("fused needs weights: give --profiles")?;
             let path = folder.join(format!("{domain}.toml"));
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            let profile = Profile::parse(&text).with_context(|| format!("in {}", path.display()))?;
+            let profile =
+                Profile::parse(&text).with_context(|| format!("in {}", path.display()))?;
             Ok(profile.gate(name, 1.0)?.detector)
         }
     };

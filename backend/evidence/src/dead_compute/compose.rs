@@ -124,7 +124,8 @@ impl<'a> Again<'a> {
         }
         let chooses = |row: &Row| row.outputs.choose.is_some();
         let choosing = generated.iter().filter(|row| chooses(row)).count();
-        let each = self.table.pass(pass.weights, generated.len(), choosing) / generated.len() as f64;
+        let each =
+            self.table.pass(pass.weights, generated.len(), choosing) / generated.len() as f64;
         if pass.weights == Weights::Full {
             self.costs.shadow_passes += 1;
             self.costs.shadow_rows += generated.len();

@@ -13,7 +13,9 @@ pub struct Curve {
 
 /// Why points make no curve.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("a cost curve needs at least two numbers of rows, ascending from 1, and times above 0: {points:?}")]
+#[error(
+    "a cost curve needs at least two numbers of rows, ascending from 1, and times above 0: {points:?}"
+)]
 pub struct CurveError {
     /// What was given.
     pub points: Vec<(usize, f64)>,
@@ -88,7 +90,13 @@ mod tests {
 
     #[test]
     fn points_that_make_no_curve_are_refused() {
-        for points in [&[][..], &[(1, 1.0)], &[(2, 1.0), (4, 2.0)], &[(1, 1.0), (1, 2.0)], &[(1, 0.0), (2, 1.0)]] {
+        for points in [
+            &[][..],
+            &[(1, 1.0)],
+            &[(2, 1.0), (4, 2.0)],
+            &[(1, 1.0), (1, 2.0)],
+            &[(1, 0.0), (2, 1.0)],
+        ] {
             let error = Curve::new(points.to_vec()).unwrap_err();
             assert_eq!(error.points, points);
         }

@@ -108,7 +108,8 @@ impl Play<'_> {
         let witness = Witness::new(executor, self.verdict);
         let settings = Settings { max_queue: self.prompts.len(), ..self.settings.clone() };
         let mut engine = Engine::new(witness, self.vocabulary.clone(), settings);
-        let mut played = drive(&mut engine, |number| self.request(number), self.prompts.len(), &mut progress)?;
+        let mut played =
+            drive(&mut engine, |number| self.request(number), self.prompts.len(), &mut progress)?;
         for (answer, prompt) in played.iter_mut().zip(self.prompts) {
             answer.answers = engine.executor_mut().take(prompt);
         }

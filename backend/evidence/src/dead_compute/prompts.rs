@@ -84,7 +84,11 @@ mod tests {
         assert!(code.iter().all(|p| p.tokens.len() == WINDOW));
         let tokens: BTreeSet<_> = found.iter().map(|prompt| &prompt.tokens).collect();
         assert_eq!(tokens.len(), found.len());
-        assert!(prompts(&documents, &halves, Half::Train, 1).iter().all(|p| ["0", "4"].contains(&&*p.document)));
+        assert!(
+            prompts(&documents, &halves, Half::Train, 1)
+                .iter()
+                .all(|p| ["0", "4"].contains(&&*p.document))
+        );
     }
 
     #[test]

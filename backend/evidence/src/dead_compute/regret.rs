@@ -15,7 +15,9 @@ const ROWS: usize = 128;
 #[non_exhaustive]
 pub enum RegretError {
     /// The executor is too small.
-    #[error("prompt and answer have {tokens} tokens: the model is loaded for {positions} tokens and {pages} KV pages of {page_tokens}")]
+    #[error(
+        "prompt and answer have {tokens} tokens: the model is loaded for {positions} tokens and {pages} KV pages of {page_tokens}"
+    )]
     Room {
         /// Tokens to read.
         tokens: usize,

@@ -51,11 +51,14 @@ pub struct Witness<'a, E> {
     keys: HashMap<Slot, Arc<[Token]>>,
 }
 
+/// Whose row it is, and the verdict in place of the detector's.
+type Noted = (Arc<[Token]>, Option<bool>);
+
 struct Flight {
     ticket: u64,
     weights: Weights,
-    /// For each row: whose it is, if it chooses a token, and the verdict in place of the detector's.
-    rows: Vec<Option<(Arc<[Token]>, Option<bool>)>>,
+    /// For each row that chooses a token.
+    rows: Vec<Option<Noted>>,
 }
 
 impl<'a, E: Executor> Witness<'a, E> {
@@ -77,7 +80,7 @@ impl<'a, E: Executor> Witness<'a, E> {
     }
 
     /// Notes whose row this is, and what it is to be told.
-    fn note(&mut self, row: &Row) -> Option<(Arc<[Token]>, Option<bool>)> {
+    fn note(&mut self, row: &Row) -> Option<Noted> {
         if row.class == RowClass::Prompt {
             let prompt = self.slots.entry(row.slot).or_default();
             if row.position == 0 {

@@ -24,8 +24,11 @@ const SENTENCES: [&str; 6] = [
     "Every morning she counted the boats and wrote the number down. ",
 ];
 
+/// Makes the content of a document.
+type Make = fn(&mut Rng, u32) -> Content;
+
 pub(super) fn sources(vocabulary: u32) -> Vec<Source> {
-    let kinds: [(&str, fn(&mut Rng, u32) -> Content); 6] = [
+    let kinds: [(&str, Make); 6] = [
         ("random tokens", random_tokens),
         ("endless repetition", repetition),
         ("look-alike letters", look_alikes),
@@ -33,7 +36,7 @@ pub(super) fn sources(vocabulary: u32) -> Vec<Source> {
         ("mixed scripts", scripts),
         ("random characters", characters),
     ];
-    let of_kind = |(name, make): (&'static str, fn(&mut Rng, u32) -> Content)| {
+    let of_kind = |(name, make): (&'static str, Make)| {
         (0..EACH).map(move |seed| Source {
             name: format!("{name} {seed}"),
             content: make(&mut Rng::with_seed(2000 + seed), vocabulary),

@@ -10,11 +10,14 @@ const COUNT: u64 = 40;
 /// Length that a document has at least, in bytes.
 const LENGTH: usize = 1800;
 
+/// Makes one exercise.
+type Make = fn(&mut Rng) -> String;
+
 pub(super) fn sources() -> Vec<Source> {
     (0..COUNT)
         .map(|seed| {
             let mut random = Rng::with_seed(1000 + seed);
-            let kinds: [(&str, fn(&mut Rng) -> String); 4] = [
+            let kinds: [(&str, Make); 4] = [
                 ("problems", problem),
                 ("written sums", sum),
                 ("equations", equation),

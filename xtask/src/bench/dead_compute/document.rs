@@ -56,13 +56,19 @@ fn section(text: &mut String, found: &Found) {
     let _ = write!(
         text,
         "## `{}`, {way}\n\n{} prompts, {} tokens an answer, thresholds from {} other prompts. Draft {}; shadow {}.\n\n",
-        found.draft, found.prompts, found.tokens, found.observed, found.draft_identity, found.shadow_identity
+        found.draft,
+        found.prompts,
+        found.tokens,
+        found.observed,
+        found.draft_identity,
+        found.shadow_identity
     );
     let mut head = vec!["policy".to_owned(), "rewound".into(), "hazard".into()];
     head.extend(found.lengths.iter().map(|length| format!("dead at {length}")));
     head.extend(["against `off`".into(), "regret, nats".into(), "shadow rows a token".into()]);
     head.extend(found.batches.iter().map(|batch| format!("ms a token, batch {batch}")));
     head.extend(found.batches.iter().map(|batch| format!("ms a live token, batch {batch}")));
+    head.extend(found.batches.iter().map(|batch| format!("dead compute, batch {batch}")));
     let off = found.runs.iter().find(|line| line.run.policy == "off");
     let rows: Vec<_> = found.runs.iter().map(|line| row(line, off)).collect();
     let head: Vec<_> = head.iter().map(String::as_str).collect();
@@ -104,16 +110,25 @@ fn row(line: &Line, off: Option<&Line>) -> Vec<String> {
     cells.push(last.hazard.value.map_or("–".into(), |hazard| format!("{hazard:.5}")));
     cells.extend(line.all.iter().map(|figures| with_interval(figures.dead_tokens)));
     cells.push(less(last, off.and_then(|off| off.all.last())));
-    cells.push(last.regret.and_then(|regret| regret.value).map_or("–".into(), |r| format!("{r:.5}")));
+    cells.push(
+        last.regret.and_then(|regret| regret.value).map_or("–".into(), |r| format!("{r:.5}")),
+    );
     cells.push(format!("{:.2}", line.shadow_rows_per_token));
-    cells.extend(last.cost_per_token.iter().chain(&last.cost_per_live_token).map(|cost| milliseconds(*cost)));
+    cells.extend(
+        last.cost_per_token.iter().chain(&last.cost_per_live_token).map(|cost| milliseconds(*cost)),
+    );
+    cells.extend(last.dead_compute.iter().map(|dead| percent(*dead)));
     cells
 }
 
 fn domain_row(line: &Line, off: Option<&Line>) -> Vec<String> {
     let cells = line.domains.iter().map(|(name, figures)| {
         let of_off = off.and_then(|off| off.domains.iter().find(|(other, _)| other == name));
-        format!("{}, {}", percent(figures.dead_tokens), less(figures, of_off.map(|(_, figures)| figures)))
+        format!(
+            "{}, {}",
+            percent(figures.dead_tokens),
+            less(figures, of_off.map(|(_, figures)| figures))
+        )
     });
     std::iter::once(line.run.name()).chain(cells).collect()
 }
@@ -149,10 +164,11 @@ mod tests {
 
     #[test]
     fn policies_are_compared_with_off_and_remarks_are_kept() {
-        let told = Told { command: "cargo xtask bench dead-compute".into(), state: "commit abc".into() };
+        let told =
+            Told { command: "cargo xtask bench dead-compute".into(), state: "commit abc".into() };
         let text = write(&found(), &told, "Kept.");
         for row in [
-            "| `step`: margin, 20 %, refresh 8 | 20.0 % | 0.01000 | 6.0 % (3.0–12.0) | -90 % | 0.00200 | 1.50 | 4.00 | 8.00 |",
+            "| `step`: margin, 20 %, refresh 8 | 20.0 % | 0.01000 | 6.0 % (3.0–12.0) | -90 % | 0.00200 | 1.50 | 4.00 | 8.00 | 6.0 % |",
             "| `step`: margin, 20 %, refresh 8 | 6.0 %, -90 % | 3.0 %, -90 % |",
             "| `off` | 100 copying | 40 | 1 | 3 | 80 |",
         ] {

@@ -15,10 +15,7 @@ use super::Arguments;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Judge {
     /// A detector, by a threshold for this share of steps.
-    Detector {
-        detector: DetectorName,
-        budget: f64,
-    },
+    Detector { detector: DetectorName, budget: f64 },
     /// Chance.
     Random { budget: f64 },
     /// The clock.
@@ -72,8 +69,10 @@ pub(super) fn runs(arguments: &Arguments) -> Result<Vec<Run>> {
     let plain = |policy| Run { policy, refresh: None, judge: None };
     let mut runs: Vec<_> =
         [Policy::Shadow, Policy::Off, Policy::Lossless { tokens: *window }].map(plain).into();
-    let step = |refresh, judge| {
-        Run { policy: Policy::Step { refresh }, refresh: Some(refresh), judge: Some(judge) }
+    let step = |refresh, judge| Run {
+        policy: Policy::Step { refresh },
+        refresh: Some(refresh),
+        judge: Some(judge),
     };
     for &budget in budgets {
         for &detector in detectors {

@@ -15,7 +15,8 @@ pub(super) fn print(report: &Report) -> Result<()> {
     ))?;
     for (place, length) in report.lengths.iter().enumerate() {
         output::line(format_args!("to {length} tokens:"))?;
-        let batches: Vec<_> = report.batches.iter().map(|batch| format!("ms a live token, {batch}")).collect();
+        let batches: Vec<_> =
+            report.batches.iter().map(|batch| format!("ms a live token, {batch}")).collect();
         let head = ["policy", "hazard", "diverged", "dead", "95 %", "regret, nats", "rewinds"];
         let head: Vec<_> = head.into_iter().chain(batches.iter().map(String::as_str)).collect();
         let mut table = Table::new(&head);
@@ -37,7 +38,8 @@ pub(super) fn print(report: &Report) -> Result<()> {
         output::line("")?;
     }
     output::line("dead tokens of each domain, at the greatest length:")?;
-    let names: Vec<_> = report.runs.first().into_iter().flat_map(|l| &l.domains).map(|(name, _)| &**name).collect();
+    let names: Vec<_> =
+        report.runs.first().into_iter().flat_map(|l| &l.domains).map(|(name, _)| &**name).collect();
     let head: Vec<_> = std::iter::once("policy").chain(names).collect();
     let mut table = Table::new(&head);
     for line in &report.runs {
@@ -61,5 +63,7 @@ fn percent(figure: &Figure) -> String {
 }
 
 fn interval(figure: &Figure) -> String {
-    figure.interval.map_or("–".into(), |[low, high]| format!("{:.1} – {:.1}", 100.0 * low, 100.0 * high))
+    figure
+        .interval
+        .map_or("–".into(), |[low, high]| format!("{:.1} – {:.1}", 100.0 * low, 100.0 * high))
 }

@@ -32,6 +32,9 @@ pub(super) struct Line {
     same: usize,
 }
 
+/// Whether an answer is right, and its tokens.
+type Done = (bool, Vec<u32>);
+
 /// Does them all; nothing if none is asked for.
 pub(super) fn run(
     model: &Model,
@@ -51,7 +54,7 @@ pub(super) fn run(
         .collect();
     let bar = progress::bar((runs.len() * tasks.len()) as u64 * u64::from(TOKENS), "tasks");
     let mut lines = Vec::new();
-    let mut reference: Vec<(bool, Vec<u32>)> = Vec::new();
+    let mut reference: Vec<Done> = Vec::new();
     for run in runs {
         let gates = vec![gate(bench, run.judge); prompts.len()];
         let prefill = match run.policy {
@@ -83,7 +86,7 @@ pub(super) fn run(
                 .filter(|(task, _)| task.kind == kind)
                 .map(|(_, pair)| pair)
                 .collect();
-            let count = |is: fn(&(bool, Vec<u32>), &(bool, Vec<u32>)) -> bool| {
+            let count = |is: fn(&Done, &Done) -> bool| {
                 of.iter().filter(|(done, shadow)| is(done, shadow)).count()
             };
             lines.push(Line {
@@ -118,7 +121,8 @@ fn prompt(model: &Model, task: &Task) -> Result<Vec<u32>> {
 fn text(model: &Model, tokens: &[u32]) -> String {
     let end = tokens.iter().position(|token| model.generation().eos.contains(token));
     let pieces = tokens[..end.unwrap_or(tokens.len())].iter();
-    let bytes: Vec<u8> = pieces.flat_map(|&token| model.tokenizer().piece(token)).copied().collect();
+    let bytes: Vec<u8> =
+        pieces.flat_map(|&token| model.tokenizer().piece(token)).copied().collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

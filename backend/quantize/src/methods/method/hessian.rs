@@ -37,7 +37,8 @@ impl Hessian {
     /// bit.
     pub fn of(inputs: &[impl AsRef<[f32]> + Sync], size: usize, threads: usize) -> Self {
         let mut sums = vec![0.0_f64; size * size];
-        let positions = inputs.iter().map(|chunk| chunk.as_ref().len() / size).sum::<usize>().max(1);
+        let positions =
+            inputs.iter().map(|chunk| chunk.as_ref().len() / size).sum::<usize>().max(1);
         let factor = 2.0 / positions as f64;
         // Long strips first, so that no thread is left with one at the end.
         let strips: Vec<_> = sums.chunks_mut(STRIP * size).enumerate().collect();
