@@ -153,7 +153,7 @@ impl<'a> Layer<'a> {
                     compensated(format, rows, cols, &weights, factor, threads)
                 }
                 (Some(inputs), none) => {
-                    let found = Hessian::of(&seen(inputs, cols), cols, threads).inverse_factor();
+                    let found = Hessian::of(&alike(inputs, cols), cols, threads).inverse_factor();
                     found.and_then(|found| {
                         let factor = none.insert(found);
                         compensated(format, rows, cols, &weights, factor, threads)
@@ -192,17 +192,19 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Positions at the start of a chunk that statistics leave out, unless it has no others.
+/// Inputs with every row at unit length, so that each position counts alike; rows of nothing stay.
 ///
-/// Attention comes to rest on the first tokens, whose activations are hundreds of times greater than all others: by
-/// their squares they would outweigh a whole text, and weights would be bent to serve them alone.
-const SINKS: usize = 4;
-
-/// The inputs that statistics are of.
-fn seen(inputs: &[Vec<f32>], cols: usize) -> Vec<&[f32]> {
-    let rest = |chunk: &Vec<f32>| chunk.len() > SINKS * cols;
-    let sinks = if inputs.iter().any(rest) { SINKS * cols } else { 0 };
-    inputs.iter().map(|chunk| chunk.get(sinks..).unwrap_or(&[])).collect()
+/// Attention comes to rest on the first tokens of a text, whose activations are hundreds of times greater than all
+/// others. By their squares they would outweigh the whole text, and weights would be bent to serve them alone; without
+/// them, they would be given up, and attention with them. A norm follows every sum, so it is the relative error that
+/// matters.
+fn alike(inputs: &[Vec<f32>], cols: usize) -> Vec<Vec<f32>> {
+    let unit = |row: &[f32]| {
+        let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let factor = if length > 0.0 { (1.0 / length) as f32 } else { 0.0 };
+        row.iter().map(|x| x * factor).collect::<Vec<_>>()
+    };
+    inputs.iter().map(|chunk| chunk.chunks(cols).flat_map(unit).collect()).collect()
 }
 
 #[cfg(test)]
