@@ -58,12 +58,9 @@ pub(crate) struct Arguments {
     /// 0 is greedy.
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     temperature: f32,
-    /// Detectors that rewind.
+    /// Detectors that rewind; fused takes its weights from the profile of each domain in --profiles.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "margin,entropy")]
     detectors: Vec<DetectorName>,
-    /// Folder with a profile for each domain, as `rewind calibrate --out` writes it: for the weights of the detector fused.
-    #[arg(long, value_name = "FOLDER", required_if_eq("detectors", "fused"))]
-    profiles: Option<PathBuf>,
     /// Shares of steps that they may rewind.
     #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "0.1,0.2")]
     budgets: Vec<f64>,
@@ -390,8 +387,11 @@ fn detectors(arguments: &Arguments, domains: &[String]) -> Result<BTreeMap<Strin
         DetectorName::Top1 => Ok(Detector::Top1),
         DetectorName::Margin => Ok(Detector::Margin),
         DetectorName::Fused => {
-            let folder =
-                arguments.profiles.as_ref().context("fused needs weights: give --profiles")?;
+            let folder = arguments
+                .model
+                .profiles
+                .as_ref()
+                .context("fused needs weights: give --profiles")?;
             let path = folder.join(format!("{domain}.toml"));
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
