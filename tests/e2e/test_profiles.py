@@ -41,7 +41,9 @@ def domains(request, server, repository):
         (profiles / "far.toml").write_text(profile("far", 50.0, 30.0))
 
     parameters = {"profiles": "profiles", "detector": "fused", "profile": "auto", "threads": "1"}
-    name = repository.add("domains", base=request.param, parameters=parameters, edit=write)
+    # A name of its own for each: what inputs a model takes is asked once for a name.
+    name = f"domains_of_{request.param}"
+    repository.add(name, base=request.param, parameters=parameters, edit=write)
     server.load(name)
     yield name
     server.wait_idle(name)
@@ -108,7 +110,8 @@ def test_load_errors(server, repository):
 
 @pytest.mark.parametrize("base", [INFLIGHT, ITERATIVE])
 def test_a_budget_moves_the_threshold(server, repository, base):
-    name = repository.add("thrifty", base=base, parameters={"rewind_budget": "0.9", "threads": "1"})
+    name = f"thrifty_{base}"
+    repository.add(name, base=base, parameters={"rewind_budget": "0.9", "threads": "1"})
     server.load(name)
     try:
         sampling = {"temperature": 0, "max_tokens": 125, "ignore_eos": True, "policy": "step"}
