@@ -24,6 +24,7 @@ mod weights;
 pub use checkpoint::{Checkpoint, Container, StoredTensor};
 pub use error::CheckpointError;
 pub use generation::GenerationDefaults;
+pub use huggingface::config::file_name as hugging_face_name;
 pub use spec::{Architecture, ModelSpec, Rope, RopeScaling};
 pub use template::{ChatTemplate, Message, TemplateError};
 pub use tensor::{LayerTensor, Tensor, TensorData, TensorName};

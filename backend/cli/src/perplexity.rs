@@ -14,12 +14,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rewind_checkpoint::Checkpoint;
 use rewind_engine::{Executor, Token, Weights};
+use rewind_evidence::teacher_forced;
 use rewind_serving::{Draft, check_pair};
 use serde::Serialize;
 
 use crate::layers::Kept;
 use crate::reader::{Text, Where};
-use crate::score::{Mean, log_sum_exp, teacher_forced};
+use crate::score::{Mean, log_sum_exp};
 use crate::{output, progress};
 
 /// Flags of `rewind perplexity`.
@@ -269,7 +270,6 @@ fn logits(
     let mut rows = Vec::with_capacity(wanted.len());
     teacher_forced(executor, weights, fed, wanted, |_, logits| {
         rows.push(logits.to_vec());
-        Ok(())
     })?;
     Ok(rows)
 }
@@ -290,7 +290,6 @@ fn score(
         if let Some((comparison, of_shadow)) = &mut beside {
             comparison.add(&of_shadow[position - first], logits, next);
         }
-        Ok(())
     })?;
     Ok(nll)
 }

@@ -9,12 +9,12 @@ use rewind_checkpoint::Checkpoint;
 use rewind_cpu::{CpuExecutor, CpuModel, Isa};
 use rewind_cuda::{CudaExecutor, CudaModel, Driver, Placement};
 use rewind_engine::Token;
+use rewind_evidence::FORCED_ROWS;
 use rewind_formats::DraftFormats;
 use rewind_serving::{AnyExecutor, Device, Draft, Processor};
 
 use crate::layers::Kept;
 use crate::progress;
-use crate::score::ROWS;
 
 /// Which model, and where it runs.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ impl Where {
         let threads = self.threads();
         let spec = &layers.spec(checkpoint.spec());
         let draft = draft.map(|draft| draft.formats(spec.layers)).transpose()?;
-        let (slots, rows, pages) = (1, ROWS, positions.div_ceil(PAGE_TOKENS));
+        let (slots, rows, pages) = (1, FORCED_ROWS, positions.div_ceil(PAGE_TOKENS));
         let bar = progress::percent("loading");
         let show = |done: u64, total: u64| bar.set_position(100 * done / total.max(1));
         // A draft that is kept as it is stored is read in one go, the shadow beside it in another; so are two

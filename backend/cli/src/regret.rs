@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rewind_engine::{Decision, Executor, RewindReason, Token, Weights};
+use rewind_evidence::dead_compute::{divergence, regret};
 use rewind_monitor::profile::AUTO;
 use rewind_serving::{AnyEngine, Model, Parameters, PolicyName, Prompt, Value};
 use serde::Serialize;
@@ -21,7 +22,7 @@ use crate::output::{self, finite};
 use crate::progress;
 use crate::prompts;
 use crate::run::{Trace, run_one};
-use crate::score::{Mean, teacher_forced};
+use crate::score::Mean;
 
 /// Flags of `rewind regret`.
 #[derive(Debug, Args)]
@@ -192,9 +193,7 @@ impl Sums {
     ) -> Result<()> {
         let served = trace.ids();
         self.add_regret(engine, prompt, &served)?;
-        let divergence = (0..served.len())
-            .find(|&i| reference.get(i) != Some(&served[i]))
-            .unwrap_or(served.len());
+        let divergence = divergence(&served, reference);
         self.diverged += usize::from(divergence < served.len());
         self.dead += (served.len() - divergence) as f64;
         self.computed += served.len() as f64;
@@ -225,19 +224,12 @@ impl Sums {
         prompt: &[Token],
         served: &[Token],
     ) -> Result<()> {
-        let text = [prompt, served].concat();
-        let fed = &text[..text.len() - 1];
-        let wanted = prompt.len() - 1..fed.len();
-        let mut scored = 0;
-        teacher_forced(engine.executor_mut(), Weights::Full, fed, wanted, |position, logits| {
-            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let token = logits[text[position + 1] as usize];
-            // The normalizer cancels: ln p − ln p' = l − l'.
-            self.regret.add(f64::from(best) - f64::from(token));
-            self.not_favourite += usize::from(token < best);
-            scored += 1;
-            Ok(())
-        })?;
+        let found = regret(engine.executor_mut(), prompt, served)?;
+        for &one in &found {
+            self.regret.add(one);
+            self.not_favourite += usize::from(one > 0.0);
+        }
+        let scored = found.len();
         ensure!(scored == served.len(), "scored {scored} of {} tokens", served.len());
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod dead_compute;
 mod document;
 pub mod domain;
 mod error;
+mod forced;
 mod heat;
 mod logistic;
 mod noise;
@@ -31,6 +32,7 @@ pub use calibration::{
 };
 pub use document::{Document, Half, split};
 pub use error::{CalibrationError, RecordsError, TraceError};
+pub use forced::{FORCED_ROWS, ForcedError, teacher_forced};
 pub use heat::{Heat, HeatRound, HeatSummary};
 pub use logistic::{Logistic, NoContrast};
 pub use noise::MarginNoiseFit;

@@ -168,7 +168,7 @@ fn lossless_has_the_tokens_of_the_shadow_and_no_regret_when_greedy() {
     };
     assert_eq!(tokens(&shadow), tokens(&lossless));
     assert_ne!(tokens(&shadow), tokens(&off), "the draft is to be another model");
-    let sum = |executor: &mut CpuExecutor, served: &[Token]| -> f32 {
+    let sum = |executor: &mut CpuExecutor, served: &[Token]| -> f64 {
         regret(executor, &scene.prompts[0], served).unwrap().iter().sum()
     };
     let answered = regret(&mut executor, &scene.prompts[0], &shadow[0].tokens).unwrap();

@@ -218,7 +218,7 @@ impl Bench<'_> {
             ],
             false => &["--tasks", "100"],
         };
-        // Whatever is more likely is no task of sampling.
+        // Tasks are answered greedily whatever the temperature: once is enough, and they are the last two words.
         let quick = if temperature == "0" { quick } else { &quick[..quick.len() - 2] };
         arguments.extend(quick.iter().map(|&one| one.to_owned()));
         arguments.extend(self.options.arguments.iter().cloned());

@@ -50,8 +50,8 @@ pub(crate) fn spec(config: &Value) -> Result<ModelSpec, Fault> {
     Ok(spec)
 }
 
-/// What safetensors files call a tensor.
-pub(crate) fn file_name(tensor: TensorName) -> String {
+/// What the safetensors files of Hugging Face's Llama, Mistral and Qwen call a tensor.
+pub fn file_name(tensor: TensorName) -> String {
     match tensor {
         TensorName::Embedding => "model.embed_tokens.weight".to_owned(),
         TensorName::FinalNorm => "model.norm.weight".to_owned(),

@@ -241,12 +241,9 @@ impl<'a> Bench<'a> {
         tokens: &[Vec<Token>],
     ) -> Result<()> {
         let gates = vec![NEVER; tokens.len()];
+        let run = Run { policy: Policy::Observe, refresh: None, judge: None };
         // The prompt by the shadow, as under the policies that rewind.
-        let play = Play {
-            prompts: tokens,
-            gates: &gates,
-            ..self.play_of(Policy::Observe, Verdict::Measured, Weights::Full)
-        };
+        let play = Play { prompts: tokens, prefill: Weights::Full, ..self.play(&run, &gates) };
         let bar =
             progress::bar(tokens.len() as u64 * u64::from(self.arguments.tokens), "observing");
         let answers = play.run(engine.executor_mut(), || bar.inc(1))?;
@@ -286,19 +283,14 @@ impl<'a> Bench<'a> {
             Policy::Off | Policy::Observe => Weights::Draft,
             _ => Weights::Full,
         };
-        let verdict =
-            run.judge.map_or(Verdict::Measured, |judge| judge.verdict(self.arguments.seed));
-        Play { gates, ..self.play_of(run.policy, verdict, prefill) }
-    }
-
-    fn play_of(&self, policy: Policy, verdict: Verdict, prefill: Weights) -> Play<'_> {
+        let judge = run.judge;
         let Arguments { tokens, temperature, seed, .. } = *self.arguments;
         Play {
             prompts: &self.tokens,
-            gates: &[],
+            gates,
             tokens,
-            policy,
-            verdict,
+            policy: run.policy,
+            verdict: judge.map_or(Verdict::Measured, |judge| judge.verdict(seed)),
             prefill,
             sampling: Sampling { temperature, seed, ..Sampling::GREEDY },
             settings: self.settings.clone(),

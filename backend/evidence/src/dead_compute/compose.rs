@@ -22,8 +22,6 @@ pub struct Costs {
     pub tokens: Vec<Vec<f64>>,
     /// Rows of shadow passes after the prompts, of all requests.
     pub shadow_rows: usize,
-    /// Shadow passes with such rows.
-    pub shadow_passes: usize,
 }
 
 /// Runs the requests of a play again, so many side by side, over what they were answered.
@@ -84,7 +82,6 @@ impl<'a> Again<'a> {
         let costs = Costs {
             tokens: answers.iter().map(|answer| vec![0.0; answer.tokens.len()]).collect(),
             shadow_rows: 0,
-            shadow_passes: 0,
         };
         Self {
             limits,
@@ -127,7 +124,6 @@ impl<'a> Again<'a> {
         let each =
             self.table.pass(pass.weights, generated.len(), choosing) / generated.len() as f64;
         if pass.weights == Weights::Full {
-            self.costs.shadow_passes += 1;
             self.costs.shadow_rows += generated.len();
         }
         for rows in generated.chunk_by(|a, b| a.slot == b.slot) {

@@ -5,9 +5,6 @@ use serde::Serialize;
 
 use crate::bootstrap::{Resampling, interval};
 
-/// Tokens of an answer that are looked at: what is dead of longer answers is more.
-pub type Length = usize;
-
 /// One answer beside the shadow's.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -16,7 +13,7 @@ pub struct Case<'a> {
     /// What was served.
     pub served: &'a [Token],
     /// Of each served token, nats; empty if it was not asked.
-    pub regret: &'a [f32],
+    pub regret: &'a [f64],
     /// For each batch size that is priced: seconds of each token.
     pub costs: &'a [&'a [f64]],
     /// Times that draft KV was thrown away.
@@ -35,8 +32,8 @@ pub struct Figure {
 /// What a policy did, looked at to one length.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
-    /// Tokens that were looked at, at most, of each answer.
-    pub length: Length,
+    /// Tokens that were looked at, at most, of each answer: of longer ones, more is dead.
+    pub length: usize,
     /// Answers.
     pub answers: usize,
     /// Chance per token that an answer leaves the shadow's, over the tokens up to where it does.
@@ -85,14 +82,14 @@ impl Ratio {
 }
 
 /// Where an answer leaves the shadow's; its length if it does not.
-pub(crate) fn divergence(served: &[Token], shadow: &[Token]) -> usize {
+pub fn divergence(served: &[Token], shadow: &[Token]) -> usize {
     let differs = served.iter().enumerate().position(|(at, token)| shadow.get(at) != Some(token));
     differs.unwrap_or(served.len())
 }
 
 impl Figures {
     /// Of these answers, the first `length` tokens of each.
-    pub fn of(cases: &[Case<'_>], length: Length, resampling: Resampling) -> Self {
+    pub fn of(cases: &[Case<'_>], length: usize, resampling: Resampling) -> Self {
         let batches = cases.iter().map(|case| case.costs.len()).min().unwrap_or(0);
         let [mut hazard, mut diverged, mut dead_tokens, mut regret, mut rewinds] =
             std::array::from_fn(|_| Ratio::default());
@@ -108,7 +105,7 @@ impl Figures {
             diverged.push(f64::from(u8::from(left)), 1.0);
             dead_tokens.push(tokens - lived, tokens);
             let known = &case.regret[..served.len().min(case.regret.len())];
-            regret.push(known.iter().copied().map(f64::from).sum(), known.len() as f64);
+            regret.push(known.iter().sum(), known.len() as f64);
             rewinds.push(f64::from(case.rewinds), case.served.len() as f64);
             for (batch, costs) in case.costs.iter().take(batches).enumerate() {
                 let costs = &costs[..served.len().min(costs.len())];
@@ -148,7 +145,7 @@ mod tests {
         let costs = [1.0, 1.0, 3.0, 1.0];
         let costs: [&[f64]; 1] = [&costs];
         // One leaves at its third token, the other never.
-        let case = |served: &'static [Token], regret: &'static [f32]| Case {
+        let case = |served: &'static [Token], regret: &'static [f64]| Case {
             shadow: &shadow,
             served,
             regret,

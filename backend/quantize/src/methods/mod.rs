@@ -13,7 +13,6 @@ mod forward;
 mod layer;
 mod manifest;
 pub mod method;
-mod names;
 mod parts;
 mod run;
 mod source;

@@ -5,13 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rewind_checkpoint::{LayerTensor, ModelSpec, TensorName};
+use rewind_checkpoint::{LayerTensor, ModelSpec, TensorName, hugging_face_name};
 use rewind_formats::Packed;
 
 use crate::methods::archive::{self, Entry, Metadata, Place};
 use crate::methods::error::QuantizeError;
 use crate::methods::forward::Weights;
-use crate::methods::names;
 
 /// Key of the hash in the header of a part.
 const SETTINGS: &str = "settings";
@@ -25,14 +24,14 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn matrix(&mut self, name: TensorName, matrix: &Packed) {
-        let entries = archive::packed(&names::of(name), matrix, &mut self.metadata);
+        let entries = archive::packed(&hugging_face_name(name), matrix, &mut self.metadata);
         self.entries.extend(entries);
     }
 
     /// Norms and biases stay in f32.
     pub(crate) fn vector(&mut self, name: TensorName, values: &[f32]) {
         self.entries.push(Entry {
-            name: names::of(name),
+            name: hugging_face_name(name),
             dtype: "F32",
             shape: vec![values.len()],
             bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -80,7 +79,9 @@ impl Parts {
     /// A matrix of a part.
     pub(crate) fn matrix(&self, path: &Path, name: TensorName) -> Result<Packed, QuantizeError> {
         archive::read(path)
-            .and_then(|(metadata, places)| archive::matrix(&metadata, &places, &names::of(name)))
+            .and_then(|(metadata, places)| {
+                archive::matrix(&metadata, &places, &hugging_face_name(name))
+            })
             .map_err(QuantizeError::file(path))
     }
 
@@ -97,7 +98,7 @@ impl Parts {
             for tensor in LayerTensor::ALL {
                 let name = TensorName::Layer(layer, tensor);
                 let Some(shape) = spec.shape(name) else { continue };
-                let name = names::of(name);
+                let name = hugging_face_name(name);
                 let values = match shape.len() {
                     2 => dequantized(&archive::matrix(&metadata, &places, &name)?),
                     _ => archive::vector(&places, &name)?,

@@ -1,9 +1,9 @@
 //! Tasks that can be checked, done under every policy.
 
 use anyhow::Result;
+use rewind_engine::Policy;
 use rewind_engine::sampling::Sampling;
-use rewind_engine::{Policy, Weights};
-use rewind_evidence::dead_compute::{Play, Verdict};
+use rewind_evidence::dead_compute::Play;
 use rewind_evidence::tasks::{Kind, Task, tasks};
 use rewind_monitor::Gate;
 use rewind_serving::{AnyEngine, Model, Parameters, Prompt, Value};
@@ -57,18 +57,12 @@ pub(super) fn run(
     let mut reference: Vec<Done> = Vec::new();
     for run in runs {
         let gates = vec![gate(bench, run.judge); prompts.len()];
-        let prefill = match run.policy {
-            Policy::Off | Policy::Observe => Weights::Draft,
-            _ => Weights::Full,
-        };
-        let verdict = run.judge.map_or(Verdict::Measured, |judge| judge.verdict(arguments.seed));
         let play = Play {
             prompts: &prompts,
-            gates: &gates,
             tokens: TOKENS,
             // What is right is asked of the most likely answer.
             sampling: Sampling::GREEDY,
-            ..bench.play_of(run.policy, verdict, prefill)
+            ..bench.play(&run, &gates)
         };
         let answers = play.run(engine.executor_mut(), || bar.inc(1))?;
         let done: Vec<_> = tasks
